@@ -1,0 +1,1 @@
+"""Atelier's engine: VQGAN, latent diffusion and their training, usable without the studio."""

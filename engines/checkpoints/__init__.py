@@ -1,0 +1,1 @@
+"""File formats: what a weights file says, checked before it is believed."""

@@ -1,0 +1,112 @@
+"""Weights files: safetensors whose header is checked before any memory is taken.
+
+A model of ours keeps its family, configuration and card as JSON under the key `atelier` of the
+header's metadata. Reading a header needs no torch.
+"""
+
+import hashlib
+import json
+import math
+import os
+import struct
+from pathlib import Path
+
+from engines.errors import BadCheckpoint
+
+MAX_HEADER = 100_000_000
+BYTES = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
+}  # fmt: skip
+
+
+def read_header(path):
+    """`(tensors, metadata)` of a safetensors file: name to (dtype, shape), and the decoded metadata.
+
+    Raises `BadCheckpoint` for a file that is cut, is no safetensors, names a tensor twice, or
+    declares more or fewer bytes than it holds.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as stream:
+            start = stream.read(8)
+            length = struct.unpack("<Q", start)[0] if len(start) == 8 else MAX_HEADER + 1
+            if length > min(MAX_HEADER, size):
+                raise BadCheckpoint(f"{path.name} is no safetensors file, or it was cut; copy it again.")
+            header = json.loads(stream.read(length), object_pairs_hook=_no_duplicates)
+    except OSError as error:
+        raise BadCheckpoint(f"{path.name} cannot be opened; check that the file is there and readable.") from error
+    except (ValueError, RecursionError) as error:
+        raise BadCheckpoint(f"{path.name} has a damaged header; copy the file again.") from error
+    metadata = header.pop("__metadata__", {}) if isinstance(header, dict) else None
+    tensors, end = {}, 0
+    try:
+        rows = sorted(header.items(), key=lambda item: item[1]["data_offsets"])
+        for name, row in rows:
+            begin, stop = row["data_offsets"]
+            expected = BYTES[row["dtype"]] * math.prod(row["shape"])
+            if begin != end or stop - begin != expected or any(side < 0 for side in row["shape"]):
+                raise BadCheckpoint(f"{path.name} contradicts itself at the tensor {name}; copy the file again.")
+            tensors[name], end = (row["dtype"], tuple(row["shape"])), stop
+        metadata = json.loads(metadata["atelier"]) if "atelier" in metadata else {}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadCheckpoint(f"{path.name} has a header that cannot be understood; copy the file again.") from error
+    if 8 + length + end != size:
+        raise BadCheckpoint(f"{path.name} was cut: {size} bytes where {8 + length + end} are declared; copy it again.")
+    return tensors, metadata
+
+
+def _no_duplicates(pairs):
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise ValueError("a name twice")
+    return dict(pairs)
+
+
+def load(path, expected):
+    """The tensors of a file as float32, which must be just the names and shapes of `expected`.
+
+    `expected` maps names to shapes. Raises `BadCheckpoint` naming the first three differences,
+    before any tensor is read, or if a value is NaN or infinite.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    path = Path(path)
+    found, _ = read_header(path)
+    problems = [f"{name} is missing" for name in expected if name not in found]
+    problems += [f"{name} is not part of the model" for name in found if name not in expected]
+    problems += [
+        f"{name} has shape {list(found[name][1])} instead of {list(shape)}"
+        for name, shape in expected.items()
+        if name in found and found[name][1] != tuple(shape)
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise BadCheckpoint(f"{path.name} does not fit its model: {'; '.join(problems[:3])}{more}.")
+    tensors = load_file(path)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point():
+            if not torch.isfinite(tensor).all():
+                raise BadCheckpoint(f"{path.name} holds NaN or infinite values in {name}; it cannot be used.")
+            tensors[name] = tensor.float()
+    return tensors
+
+
+def save(path, tensors, metadata=None):
+    """Write tensors and metadata atomically: a temporary file, synced, then renamed."""
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    text = {"atelier": json.dumps(metadata, ensure_ascii=False)} if metadata is not None else None
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata=text)
+    with open(temporary, "rb") as stream:
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
+
+
+def sha256(path):
+    """The hash of a file's content, in hexadecimal."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

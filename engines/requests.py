@@ -1,0 +1,212 @@
+"""What can be asked of the engine, and what comes back: frozen dataclasses without torch.
+
+Every field carries its bounds and its one line of help, so that the page, the command line, the
+checks and the tests read the same table. A request holds all that its task needs, pictures
+included, and survives a trip through JSON: that is what a PNG keeps to be made again.
+"""
+
+import base64
+import dataclasses
+import json
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image
+
+from engines.errors import BadRequest, unknown
+
+SAMPLERS = {
+    "dpmpp_2m": "DPM++ 2M: second order from the step before; the best start for most pictures",
+    "dpmpp_2m_sde": "DPM++ 2M SDE: the same with fresh noise in each step; richer detail, less repeatable in few steps",
+    "euler": "Euler: one plain step along the flow; predictable and smooth",
+    "euler_ancestral": "Euler ancestral: adds fresh noise each step; never settles, more variety",
+    "heun": "Heun: a second look at every step; twice the time, very accurate",
+    "dpm_2": "DPM-Solver-2: looks at the middle of each step; twice the time",
+    "lms": "LMS: a linear multistep from the last four steps",
+    "ddim": "DDIM: the deterministic classic of the diffusion papers",
+    "ddpm": "DDPM: the original ancestral sampler; wants many steps",
+    "unipc": "UniPC: predictor and corrector; good in few steps",
+    "lcm": "LCM: jumps to the end and re-noises; for models tuned for very few steps",
+}
+
+SCHEDULES = {
+    "linear": "Linear in time: even steps of the model's own time",
+    "karras": "Karras: small steps near the end, where detail appears",
+    "exponential": "Exponential: even steps in the logarithm of the noise",
+    "simple": "Simple: every n-th noise level of the training",
+    "sgm_uniform": "SGM uniform: even in time, with the last step left for the end",
+}
+
+STYLES = {
+    "3d": "soft light and volume",
+    "glossy": "gradients and highlights",
+    "flat": "plain shapes",
+    "cartoon": "bold drawing",
+}
+
+MAX_PIXELS = 40_000_000
+
+
+def _number(default, low, high, step, text):
+    return field(default=default, metadata={"low": low, "high": high, "step": step, "help": text})
+
+
+def _choice(default, table, text):
+    return field(default=default, metadata={"choices": table, "help": text})
+
+
+def _free(default, text):
+    return field(default=default, metadata={"help": text})
+
+
+def _check(request):
+    for item in dataclasses.fields(request):
+        value, meta = getattr(request, item.name), item.metadata
+        if "choices" in meta and value not in meta["choices"]:
+            raise unknown(item.name, value, [name for name in meta["choices"] if name])
+        if "low" in meta:
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise BadRequest(f"{item.name} must be a number, not “{value}”.")
+            if isinstance(meta["step"], int) and value != int(value):
+                raise BadRequest(f"{item.name} must be a whole number, not {value}.")
+            if not meta["low"] <= value <= meta["high"]:
+                raise BadRequest(
+                    f"{item.name} is {value}; it must lie between {meta['low']} and {meta['high']}."
+                )
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    """Words, noise or a picture to new pictures. Picture `i` is made from `seed + i` alone."""
+
+    model: str = _free("", "which generator draws")
+    prompt: str = _free("", "what to draw, in English or Chinese: “a red fox, on a blue background”")
+    negative: str = _free("", "what to keep away from; needs guidance above 1")
+    style: str = _choice("", {"": "as the words say"} | STYLES, "how it is drawn")
+    width: int = _number(128, 64, 1024, 32, "pixels; the model was trained at its own size and draws best there")
+    height: int = _number(128, 64, 1024, 32, "pixels")
+    count: int = _number(1, 1, 16, 1, "how many pictures, with seeds counting up")
+    steps: int = _number(20, 1, 150, 1, "denoising steps; more is slower and finer")
+    sampler: str = _choice("dpmpp_2m", SAMPLERS, "how each step is taken")
+    scheduler: str = _choice("linear", SCHEDULES, "how the noise falls from step to step")
+    cfg_scale: float = _number(4.0, 1.0, 20.0, 0.1, "guidance: how strictly the words are followed; 1 is off and twice as fast")
+    cfg_rescale: float = _number(0.0, 0.0, 1.0, 0.05, "tames over-bright colours of strong guidance; 0 is off")
+    cfg_start: float = _number(0.0, 0.0, 1.0, 0.05, "guidance begins at this share of the steps")
+    cfg_end: float = _number(1.0, 0.0, 1.0, 0.05, "guidance ends at this share of the steps")
+    seed: int = _number(0, 0, 2**32 - 1, 1, "the same seed draws the same picture")
+    variation_seed: int = _number(0, 0, 2**32 - 1, 1, "a second seed to lean towards")
+    variation_strength: float = _number(0.0, 0.0, 1.0, 0.01, "0 stays with the seed, 1 arrives at the variation seed")
+    image: bytes | None = _free(None, "a picture to start from, as PNG")
+    strength: float = _number(0.6, 0.05, 1.0, 0.05, "how far to leave the picture: low keeps it, 1 ignores it")
+
+    def __post_init__(self):
+        _check(self)
+        for name in ("width", "height"):
+            if getattr(self, name) % 32:
+                raise BadRequest(f"{name} is {getattr(self, name)}; it must be a multiple of 32.")
+        if self.cfg_scale > 1 and not (self.prompt.strip() or self.style):
+            raise BadRequest(
+                "Guidance follows words and there are none: write a prompt, or set guidance to 1 to draw from noise alone."
+            )
+        if self.cfg_start >= self.cfg_end:
+            raise BadRequest(f"Guidance begins at {self.cfg_start} and ends at {self.cfg_end}; it must end later than it begins.")
+
+
+@dataclass(frozen=True)
+class ReconstructRequest:
+    """A picture through an autoencoder and back."""
+
+    model: str = _free("", "which VQGAN reads and redraws the picture")
+    image: bytes = _free(b"", "the picture, as PNG")
+    max_side: int = _number(512, 64, 2048, 32, "a larger picture is first reduced to this many pixels on its longer side")
+
+    def __post_init__(self):
+        _check(self)
+        if not self.image:
+            raise BadRequest("There is no picture to reconstruct: choose one first.")
+
+
+TASKS = {"generate": GenerateRequest, "reconstruct": ReconstructRequest}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a running task stands: step `index` of `count` is done; `preview` may show it."""
+
+    index: int
+    count: int
+    preview: Image.Image | None = None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One finished picture with the seed that makes it again."""
+
+    image: Image.Image
+    seed: int
+
+
+@dataclass(frozen=True)
+class GenerateResult:
+    """The pictures of a request, the whole `record` of how they were made, and the seconds it took."""
+
+    pictures: tuple[Picture, ...]
+    record: dict
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ReconstructResult:
+    """A picture and what a VQGAN makes of it.
+
+    `indices` are the `(h, w)` int tokens; `token_map` shows them in colours at the size of the
+    picture; `psnr` is in dB, `bits_per_pixel` counts `log2(n_embed)` bits a token, `perplexity`
+    is the effective number of codes in use. A KL autoencoder has no tokens: their fields are None.
+    """
+
+    source: Image.Image
+    reconstruction: Image.Image
+    difference: Image.Image
+    psnr: float
+    ssim: float
+    record: dict
+    seconds: float
+    token_map: Image.Image | None = None
+    indices: np.ndarray | None = None
+    bits_per_pixel: float | None = None
+    codes_used: int | None = None
+    n_embed: int | None = None
+    perplexity: float | None = None
+
+
+def control(request_class, name):
+    """The default, bounds, choices and help of one field, as the page and the tests read them."""
+    for item in dataclasses.fields(request_class):
+        if item.name == name:
+            return {"default": item.default, **item.metadata}
+    raise KeyError(name)
+
+
+def to_json(request):
+    """A request as JSON text; pictures inside it become base64."""
+    values = {"task": next(task for task, kind in TASKS.items() if kind is type(request))}
+    for item in dataclasses.fields(request):
+        value = getattr(request, item.name)
+        values[item.name] = base64.b64encode(value).decode() if isinstance(value, bytes) else value
+    return json.dumps(values, ensure_ascii=False)
+
+
+def from_json(text):
+    """The request that `to_json` wrote. Raises `BadRequest` for anything else."""
+    try:
+        values = json.loads(text)
+        kind = TASKS[values.pop("task")]
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise BadRequest("These settings are not of this studio: they hold no request that can be read.") from error
+    known = {item.name for item in dataclasses.fields(kind)}
+    extra = sorted(set(values) - known)
+    if extra:
+        raise BadRequest(f"These settings name fields that this version does not know: {', '.join(extra[:3])}.")
+    if isinstance(values.get("image"), str):
+        values["image"] = base64.b64decode(values["image"])
+    return kind(**values)

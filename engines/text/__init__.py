@@ -1,0 +1,1 @@
+"""Words to conditioning: the tokenizer and the text encoder."""

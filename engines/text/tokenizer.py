@@ -1,0 +1,102 @@
+"""Words to token ids: byte-level byte-pair encoding (Sennrich et al., 2016; Radford et al., 2019).
+
+Every text has tokens, whatever its script, since single bytes are in the vocabulary.
+"""
+
+import unicodedata
+
+import numpy as np
+import tokenizers
+from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+
+from engines.errors import BadCheckpoint, BadRequest
+
+START, END = "<|start|>", "<|end|>"
+SMALLEST_VOCABULARY = 256 + len((START, END))
+
+# Merges stay within a match. A word carries the space before it, so that it is one token wherever it
+# stands; Chinese has no spaces and carries none. Digits stand alone, punctuation and emoji apart.
+SPACE_BEFORE_CHINESE = Regex(r"\A (?=\p{Han})")
+PIECES = Regex(r"\p{Han}+| ?[[\p{L}\p{M}]&&\P{Han}]+| ?\p{N}| ?[^\s\p{L}\p{M}\p{N}]+|\s")
+
+
+def normalise(text):
+    """`text` as the tokenizer reads it: NFKC, lower case, single spaces, and a space in front.
+
+    Half surrogates, which are no characters and have no bytes, become question marks.
+    """
+    readable = text.encode("utf-8", errors="replace").decode("utf-8")
+    words = unicodedata.normalize("NFKC", readable).lower().split()
+    return "".join(f" {word}" for word in words)
+
+
+class Tokenizer:
+    """Texts to `(B, context_length)` token ids, and back.
+
+    `json_text` is what `to_json` wrote. A text becomes start, its tokens, end, and more ends up to
+    `context_length`, as CLIP pads. Raises `BadCheckpoint` for a text that is no tokenizer of ours.
+    """
+
+    def __init__(self, json_text, context_length):
+        try:
+            self._bpe = tokenizers.Tokenizer.from_str(json_text)
+        except Exception as error:  # the library raises nothing narrower
+            raise BadCheckpoint("The tokenizer in a model file is damaged; fetch it again.") from error
+        self.context_length = context_length
+        self.vocab_size = self._bpe.get_vocab_size()
+        self.start_token = self._bpe.token_to_id(START)
+        self.end_token = self._bpe.token_to_id(END)
+        if self.start_token is None or self.end_token is None:
+            raise BadCheckpoint(f"The tokenizer in a model file lacks {START} or {END}; choose another.")
+        if context_length < 3:
+            raise BadRequest(f"context_length is {context_length}; it must be at least 3, for start and end.")
+        # Somebody who types "<|end|>" means these seven characters. The library does not save this setting.
+        self._bpe.encode_special_tokens = True
+
+    @classmethod
+    def train(cls, captions, vocab_size, context_length):
+        """Learn the merges from an iterable of texts; the same captions give the same tokenizer.
+
+        `vocab_size` is at most reached: pairs seen only once are not merged. At least 258: the bytes,
+        start and end.
+        """
+        if vocab_size < SMALLEST_VOCABULARY:
+            raise BadRequest(f"vocab_size is {vocab_size}; it must be at least {SMALLEST_VOCABULARY}.")
+        bpe = tokenizers.Tokenizer(models.BPE())
+        bpe.pre_tokenizer = pre_tokenizers.Sequence([
+            pre_tokenizers.Split(SPACE_BEFORE_CHINESE, "removed"),
+            pre_tokenizers.Split(PIECES, "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ])
+        bpe.decoder = decoders.ByteLevel()
+        bpe.train_from_iterator((normalise(caption) for caption in captions), trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            min_frequency=2,
+            special_tokens=[START, END],
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
+        ))
+        return cls(bpe.to_str(), context_length)
+
+    def encode(self, texts):
+        """A list of texts as int64 `(B, context_length)`; a long one loses its last tokens, never its end."""
+        ids = np.full((len(texts), self.context_length), self.end_token, dtype=np.int64)
+        for row, text in zip(ids, texts, strict=True):
+            tokens = [self.start_token, *self._tokens(text)][: self.context_length - 1]
+            row[: len(tokens)] = tokens
+        return ids
+
+    def count(self, text):
+        """Tokens of the whole text with start and end; more than `context_length` means it will be cut."""
+        return len(self._tokens(text)) + 2
+
+    def decode(self, ids):
+        """The text of one row of ids, as `normalise` left it but for the space in front."""
+        return self._bpe.decode([int(i) for i in ids], skip_special_tokens=True).removeprefix(" ")
+
+    def to_json(self):
+        """The tokenizer as JSON text; one tokenizer always gives the same text."""
+        return self._bpe.to_str()
+
+    def _tokens(self, text):
+        return self._bpe.encode(normalise(text), add_special_tokens=False).ids

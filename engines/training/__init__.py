@@ -1,0 +1,1 @@
+"""Training: data, augmentation, losses, the loop, and one file a trainer."""

@@ -1,0 +1,124 @@
+"""Training pictures: folders, captions and digits as arrays in memory, and the fixed held-out tenth."""
+
+import gzip
+import hashlib
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from engines.errors import BadRequest
+from engines.text.captions import BACKGROUNDS
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training picture: uint8 `(H, W, 3)` or, if it has transparency, `(H, W, 4)`."""
+
+    name: str
+    pixels: np.ndarray
+    text: str = ""
+    text_zh: str = ""
+    style: str = ""
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def held_out(self):
+        """Whether this is one of the fixed tenth that no training sees, by the hash of caption and style.
+
+        Uncaptioned pictures go by their file name.
+        """
+        key = f"{self.text}|{self.style}" if self.text else self.name
+        return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") % 10 == 0
+
+
+def load(path, size):
+    """Every picture under `path`, reduced for training at `size x size` pixels.
+
+    `path` is a folder of pictures, with an optional `metadata.jsonl` (`file_name`, `text`) or a
+    `.txt` beside each picture, in any depth of sub-folders, or a folder with an IDX file of digits.
+    Pictures with transparency are icons and shrink to `size`; others keep a shorter side of up to
+    `2 * size`, so that crops of them differ. Raises `BadRequest` if there is nothing to learn from.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise BadRequest(f"There is no folder {path}; give a folder of pictures to train on.")
+    digits = sorted(path.glob("*images*idx3*"))
+    if digits:
+        return [example for file in digits for example in _load_idx(file)]
+    captions = {}
+    for table in sorted(path.rglob("metadata.jsonl")):
+        for line in table.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            captions[table.parent / row["file_name"]] = row
+    examples = []
+    for file in sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES):
+        row = captions.get(file, {})
+        note = file.with_suffix(".txt")
+        text = row.get("text") or (note.read_text(encoding="utf-8").strip() if note.exists() else "")
+        examples.append(
+            Example(
+                name=file.name,
+                pixels=_pixels(file, size),
+                text=text,
+                text_zh=row.get("text_zh", ""),
+                style=row.get("style", ""),
+                aliases=tuple(row.get("aliases", ())),
+            )
+        )
+    if not examples:
+        raise BadRequest(f"There are no pictures in {path}; PNG, JPEG and WebP are read.")
+    return examples
+
+
+def _pixels(file, size):
+    try:
+        with Image.open(file) as image:
+            transparent = image.has_transparency_data
+            image = image.convert("RGBA" if transparent else "RGB")
+    except (OSError, ValueError) as error:
+        raise BadRequest(f"{file.name} cannot be read as a picture; remove it from the training folder.") from error
+    shorter = min(image.size)
+    target = size if transparent else min(max(shorter, size), 2 * size)
+    if shorter != target:
+        scale = target / shorter
+        image = image.resize([max(target, round(side * scale)) for side in image.size], Image.Resampling.LANCZOS)
+    return np.asarray(image)
+
+
+def _load_idx(file):
+    with (gzip.open(file) if file.suffix == ".gz" else open(file, "rb")) as stream:
+        data = stream.read()
+    magic, count, height, width = struct.unpack(">IIII", data[:16])
+    if magic != 2051 or len(data) != 16 + count * height * width:
+        raise BadRequest(f"{file.name} is no IDX file of pictures; expected magic 2051 and {count} whole pictures.")
+    digits = np.frombuffer(data, np.uint8, offset=16).reshape(count, height, width, 1).repeat(3, axis=3)
+    return [Example(name=f"{file.name}#{i}", pixels=digits[i]) for i in range(count)]
+
+
+def on_background(pixels, colour):
+    """RGB pixels of a picture, its transparency laid over one colour."""
+    if pixels.shape[2] == 3:
+        return pixels
+    alpha = pixels[..., 3:].astype(np.uint16)
+    over = pixels[..., :3] * alpha + np.array(colour, np.uint16) * (255 - alpha)
+    return ((over + 127) // 255).astype(np.uint8)
+
+
+def crop(pixels, side, rng):
+    """A random `side x side` window, mirrored half of the time by the caller's choice of data."""
+    top = rng.integers(pixels.shape[0] - side + 1)
+    left = rng.integers(pixels.shape[1] - side + 1)
+    return pixels[top : top + side, left : left + side]
+
+
+def random_background(rng):
+    """A background `(name, colour)`: white half of the time, else one of the named colours."""
+    names = list(BACKGROUNDS)
+    name = "white" if rng.random() < 0.5 else names[rng.integers(len(names))]
+    return name, BACKGROUNDS[name]

@@ -1,0 +1,88 @@
+"""What training minimises: reconstruction, perception, adversary, diversity."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class RandomPerceptual(nn.Module):
+    """Distance of two pictures on the features of a fixed random convolutional network.
+
+    No weights are needed: a network with random weights already compares structure rather than
+    pixels (arXiv 2103.10571). Features are normalised over channels as in LPIPS (Zhang et al., 2018).
+    `(B, 3, H, W)` twice to a scalar. The same `seed` gives the same network everywhere.
+    """
+
+    def __init__(self, widths=(32, 64, 128), seed=0):
+        super().__init__()
+        draw = torch.Generator().manual_seed(seed)
+        self.stages = nn.ModuleList()
+        for before, after in zip((3, *widths), widths, strict=False):
+            stage = nn.Conv2d(before, after, 5, stride=2, padding=2)
+            with torch.no_grad():
+                stage.weight.normal_(0, math.sqrt(2 / (25 * before)), generator=draw)
+                stage.bias.zero_()
+            self.stages.append(stage)
+        self.requires_grad_(False)
+
+    def features(self, x):
+        maps = []
+        for stage in self.stages:
+            x = F.relu(stage(x))
+            maps.append(x)
+        return maps
+
+    def forward(self, x, y):
+        distance = 0.0
+        for a, b in zip(self.features(x), self.features(y), strict=True):
+            distance = distance + (F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(1).mean()
+        return distance / len(self.stages)
+
+
+# The adversarial game. `real` and `fake` are the discriminator's logits.
+
+
+def classical_discriminator_loss(real, fake):
+    """-log D(x) - log(1 - D(G(x))) (Goodfellow et al., 2014, eq. 1)."""
+    return F.softplus(-real).mean() + F.softplus(fake).mean()
+
+
+def classical_generator_loss(fake):
+    """-log D(G(x)): the non-saturating form (Goodfellow et al., 2014, section 3)."""
+    return F.softplus(-fake).mean()
+
+
+def hinge_discriminator_loss(real, fake):
+    """max(0, 1 - D(x)) + max(0, 1 + D(G(x))), halved as in the VQGAN paper's code (Lim & Ye, 2017)."""
+    return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
+
+
+def hinge_generator_loss(fake):
+    """-D(G(x))."""
+    return -fake.mean()
+
+
+ADVERSARIAL = {
+    "classical": (classical_generator_loss, classical_discriminator_loss),
+    "hinge": (hinge_generator_loss, hinge_discriminator_loss),
+}
+
+
+def adaptive_weight(reconstruction_loss, generator_loss, last_layer):
+    """How much the adversary counts: the ratio of both gradients at the last layer (Esser et al., 2021, eq. 7)."""
+    (of_reconstruction,) = torch.autograd.grad(reconstruction_loss, last_layer, retain_graph=True)
+    (of_generator,) = torch.autograd.grad(generator_loss, last_layer, retain_graph=True)
+    return (of_reconstruction.norm() / (of_generator.norm() + 1e-4)).clamp(0, 1e4).detach()
+
+
+def mode_seeking(pictures, latents):
+    """A diversity term (Mao et al., 2019): small when different latents give different pictures.
+
+    Compares each picture of the batch with its neighbour: the distance of their latents over the
+    distance of the pictures.
+    """
+    apart = (pictures - pictures.roll(1, 0)).abs().mean((1, 2, 3))
+    asked = (latents - latents.roll(1, 0)).abs().mean((1, 2, 3))
+    return (asked / (apart + 1e-5)).mean()

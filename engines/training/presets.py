@@ -1,0 +1,33 @@
+"""The recipes as run, one table a trainer; a preset is what `train --preset` names."""
+
+from engines.training.vqgan import VQGANRecipe
+from engines.vqgan.autoencoder import AutoencoderConfig, CodebookConfig
+
+ICONS_F8 = AutoencoderConfig(
+    ch=64, ch_mult=(1, 2), num_res_blocks=1, attention_levels=(), z_channels=4, embed_dim=4, patch=4
+)
+DIGITS_F4 = AutoencoderConfig(
+    ch=32, ch_mult=(1, 2), num_res_blocks=1, attention_levels=(), z_channels=4, embed_dim=4, patch=2, norm_groups=8
+)
+
+VQGAN = {
+    "icons": VQGANRecipe(
+        ICONS_F8,
+        CodebookConfig(4096, l2_normalised=True, ema_decay=0.99),
+        batch=16,
+        rate=5e-4,
+        adversarial_start=3000,
+        photo_share=0.2,
+    ),
+    "digits": VQGANRecipe(
+        DIGITS_F4,
+        CodebookConfig(128, l2_normalised=True, ema_decay=0.99),
+        size=28,
+        crop=28,
+        batch=64,
+        rate=1e-3,
+        adversarial="classical",
+        adversarial_start=300,
+        discriminator_ch=16,
+    ),
+}

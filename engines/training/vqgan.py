@@ -1,0 +1,158 @@
+"""Training a VQGAN: autoencoder against discriminator (Esser et al., 2021, eq. 5 to 7)."""
+
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from engines import tensors
+from engines.checkpoints import files
+from engines.errors import unknown
+from engines.training import data, losses
+from engines.training.augment import diff_augment
+from engines.training.loop import MovingAverage, grid, load_optimizer_state, optimizer_state
+from engines.vqgan.autoencoder import VQGAN, AutoencoderConfig, CodebookConfig
+from engines.vqgan.discriminator import PatchDiscriminator
+from engines.vqgan.quantizer import usage
+
+
+@dataclass(frozen=True)
+class VQGANRecipe:
+    """All that a run depends on besides its pictures."""
+
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    codebook: CodebookConfig = field(default_factory=CodebookConfig)
+    size: int = 128  # pixels that pictures are reduced to
+    crop: int = 64  # pixels a side of what a step sees
+    batch: int = 24
+    rate: float = 4e-4  # peak learning rate of the autoencoder
+    discriminator_rate: float = 2e-4
+    discriminator_ch: int = 32
+    discriminator_layers: int = 2
+    perceptual_weight: float = 0.5
+    adversarial: str = "hinge"
+    adversarial_weight: float = 0.1
+    adversarial_start: int = 2000  # steps before the discriminator joins
+    diversity_weight: float = 0.0  # of the mode-seeking term; for decoders that vary with their noise
+    photo_share: float = 0.3  # of a batch, where the folder has both icons and photographs
+    ema_decay: float = 0.999
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.adversarial not in losses.ADVERSARIAL:
+            raise unknown("adversarial loss", self.adversarial, losses.ADVERSARIAL)
+
+
+class VQGANTrainer:
+    def __init__(self, recipe, examples, device="cpu", card=None):
+        torch.manual_seed(recipe.seed)
+        self.recipe, self.device, self.card = recipe, torch.device(device), card or {}
+        self.batch = recipe.batch
+        kept = [example for example in examples if not example.held_out]
+        self.icons = [example for example in kept if example.pixels.shape[2] == 4]
+        self.photos = [example for example in kept if example.pixels.shape[2] == 3]
+        self.shown = [example for example in examples if example.held_out][:: max(1, len(examples) // 80)][:8]
+        self.model = VQGAN(recipe.autoencoder, recipe.codebook).to(self.device)
+        self.discriminator = PatchDiscriminator(
+            recipe.autoencoder.in_channels, recipe.discriminator_ch, recipe.discriminator_layers
+        ).to(self.device)
+        self.perceptual = losses.RandomPerceptual().to(self.device)
+        self.average = MovingAverage(self.model, recipe.ema_decay)
+        learned = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(learned, recipe.rate, betas=(0.9, 0.95), weight_decay=1e-4)
+        self.opponent = torch.optim.AdamW(self.discriminator.parameters(), recipe.discriminator_rate, betas=(0.5, 0.9))
+
+    def pictures(self, index):
+        """The batch of one step, drawn from the step's number alone: `(B, 3, crop, crop)`."""
+        rng = np.random.default_rng([self.recipe.seed, index])
+        rows = []
+        for _ in range(self.recipe.batch):
+            from_photos = self.photos and (not self.icons or rng.random() < self.recipe.photo_share)
+            source = self.photos if from_photos else self.icons
+            pixels = source[rng.integers(len(source))].pixels
+            pixels = data.crop(pixels, self.recipe.crop, rng)
+            pixels = data.on_background(pixels, data.random_background(rng)[1])
+            rows.append(pixels[:, ::-1] if rng.random() < 0.5 else pixels)
+        return tensors.from_bytes(torch.from_numpy(np.stack(rows))).to(self.device)
+
+    def step(self, index, rate_share):
+        recipe = self.recipe
+        for optimizer, rate in ((self.optimizer, recipe.rate), (self.opponent, recipe.discriminator_rate)):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * rate_share
+        self.model.train()
+        x = self.pictures(index)
+        y, quantized = self.model(x)
+        pixel = F.l1_loss(y, x)
+        perceptual = self.perceptual(x, y)
+        reconstruction = pixel + recipe.perceptual_weight * perceptual
+        loss = reconstruction + quantized.loss
+        row = {"l1": pixel.item(), "perceptual": perceptual.item(), "commitment": quantized.loss.item()}
+        playing = index >= recipe.adversarial_start
+        if playing:
+            generator_loss, discriminator_loss = losses.ADVERSARIAL[recipe.adversarial]
+            self.discriminator.requires_grad_(False)
+            fooling = generator_loss(self.discriminator(diff_augment(y)))
+            weight = losses.adaptive_weight(reconstruction, fooling, self.model.decoder.conv_out.weight)
+            loss = loss + recipe.adversarial_weight * weight * fooling
+            row["generator"] = fooling.item()
+        if recipe.diversity_weight:
+            loss = loss + recipe.diversity_weight * losses.mode_seeking(y, quantized.codes.detach())
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.average.update(index)
+        if playing:
+            self.discriminator.requires_grad_(True)
+            real = self.discriminator(diff_augment(x))
+            fake = self.discriminator(diff_augment(y.detach()))
+            verdict = discriminator_loss(real, fake)
+            self.opponent.zero_grad(set_to_none=True)
+            verdict.backward()
+            self.opponent.step()
+            row["discriminator"] = verdict.item()
+        used, perplexity = usage(quantized.indices, recipe.codebook.n_embed)
+        return row | {"codes in the batch": used, "perplexity": perplexity}
+
+    def state(self):
+        quantizer = self.model.quantize
+        return {
+            "model": self.model.state_dict(),
+            "average": self.average.values,
+            "discriminator": self.discriminator.state_dict(),
+            "optimizer": optimizer_state(self.optimizer),
+            "opponent": optimizer_state(self.opponent),
+            "codebook": {name: value for name, value in quantizer.named_buffers()},
+        }
+
+    def load_state(self, state):
+        self.model.load_state_dict(state["model"])
+        self.average.values = state["average"]
+        self.discriminator.load_state_dict(state["discriminator"])
+        load_optimizer_state(self.optimizer, state["optimizer"])
+        load_optimizer_state(self.opponent, state.get("opponent", {}))
+        for name, value in self.model.quantize.named_buffers():
+            value.copy_(state["codebook"][name])
+
+    @torch.no_grad()
+    def samples(self):
+        """Held-out pictures above their reconstructions."""
+        shown = self.shown or (self.icons + self.photos)[:8]
+        side = self.recipe.size // self.recipe.autoencoder.factor * self.recipe.autoencoder.factor
+        pictures = [data.on_background(example.pixels, (255, 255, 255))[:side, :side] for example in shown]
+        x = tensors.from_bytes(torch.from_numpy(np.stack(pictures))).to(self.device)
+        self.model.eval()
+        self.average.swap()
+        y, _ = self.model(x)
+        self.average.swap()
+        return grid(tensors.to_images(x) + tensors.to_images(y), len(shown))
+
+    def export(self, path):
+        """The averaged weights in float16 with configuration and card."""
+        self.average.swap()
+        weights = {name: value.half() for name, value in self.model.state_dict().items()}
+        self.average.swap()
+        config = {"autoencoder": asdict(self.recipe.autoencoder), "codebook": asdict(self.recipe.codebook)}
+        files.save(path, weights, {"family": "vqgan", "config": config, "card": self.card})

@@ -1,0 +1,1 @@
+"""The VQGAN: autoencoder, vector quantizer, discriminator (Esser et al., 2021)."""
