@@ -29,6 +29,9 @@ class AutoencoderConfig:
     dropout: float = 0.0
 
     def __post_init__(self):
+        # A config read back from JSON holds lists.
+        object.__setattr__(self, "ch_mult", tuple(self.ch_mult))
+        object.__setattr__(self, "attention_levels", tuple(self.attention_levels))
         for mult in self.ch_mult:
             if self.ch * mult % self.norm_groups:
                 raise BadRequest(f"{self.ch * mult} channels do not divide into {self.norm_groups} groups.")
@@ -201,7 +204,7 @@ class VQGAN(nn.Module):
 
     def __init__(self, config, codebook):
         super().__init__()
-        self.config = config
+        self.config, self.codebook_config = config, codebook
         self.encoder = Encoder(config, config.z_channels)
         self.quant_conv = nn.Conv2d(config.z_channels, config.embed_dim, 1)
         self.quantize = VectorQuantizer(

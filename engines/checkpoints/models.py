@@ -1,0 +1,49 @@
+"""Models from their files: the family in the header says what to build, and the weights must fit it."""
+
+import torch
+
+from engines.checkpoints import files
+from engines.diffusion.latent import LatentDiffusion, LatentDiffusionConfig
+from engines.diffusion.unet import UNetConfig
+from engines.errors import AtelierError, BadCheckpoint
+from engines.text.encoder import TextConfig
+from engines.vqgan.autoencoder import VQGAN, AutoencoderConfig, CodebookConfig, KLAutoencoder
+
+
+def _vqgan(config):
+    return VQGAN(AutoencoderConfig(**config["autoencoder"]), CodebookConfig(**config["codebook"]))
+
+
+def _kl(config):
+    return KLAutoencoder(AutoencoderConfig(**config["autoencoder"]))
+
+
+def _latent_diffusion(config):
+    config = dict(config)
+    first_stage = config.pop("first_stage")
+    build = _vqgan if "codebook" in first_stage else _kl
+    unet, text = UNetConfig(**config.pop("unet")), TextConfig(**config.pop("text"))
+    return LatentDiffusion(LatentDiffusionConfig(unet=unet, text=text, **config), build(first_stage))
+
+
+FAMILIES = {"vqgan": _vqgan, "kl": _kl, "latent-diffusion": _latent_diffusion}
+
+
+def load(path):
+    """The model in a file, in float32, ready to be used; nets are built without memory until the file fits.
+
+    Raises `BadCheckpoint` for a file of no known family, and for one whose weights do not fit.
+    """
+    _, metadata = files.read_header(path)
+    family = metadata.get("family")
+    if family not in FAMILIES:
+        raise BadCheckpoint(f"{path.name} is no model of a known family; known are: {', '.join(FAMILIES)}.")
+    try:
+        with torch.device("meta"):
+            shapes = {name: value.shape for name, value in FAMILIES[family](metadata["config"]).state_dict().items()}
+    except (AtelierError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise BadCheckpoint(f"{path.name} describes a model that cannot be built; copy the file again.") from error
+    weights = files.load(path, shapes)
+    model = FAMILIES[family](metadata["config"])
+    model.load_state_dict(weights)
+    return model.eval().requires_grad_(False)

@@ -1,0 +1,93 @@
+"""Latent diffusion (Rombach et al., 2022): a UNet on the latents of an autoencoder, led by words."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from engines.diffusion.denoisers import DENOISERS
+from engines.diffusion.schedules import FlowNoise
+from engines.diffusion.unet import UNet, UNetConfig
+from engines.errors import BadRequest, unknown
+from engines.text.encoder import TextConfig, TextEncoder
+from engines.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class LatentDiffusionConfig:
+    """All of the model but its weights and its autoencoder."""
+
+    unet: UNetConfig
+    text: TextConfig
+    tokenizer: str  # the JSON text of the byte-pair encoding
+    prediction: str = "flow"  # what the net predicts, a name in DENOISERS
+    latent_mean: tuple[float, ...] = field(default=(0.0, 0.0, 0.0, 0.0))  # of the training latents, a channel
+    latent_std: float = 1.0  # of the training latents; the UNet sees them with mean 0 and spread 1
+    size: int = 128  # pixels a side of the training pictures
+
+    def __post_init__(self):
+        object.__setattr__(self, "latent_mean", tuple(self.latent_mean))
+        if self.prediction not in DENOISERS:
+            raise unknown("prediction", self.prediction, DENOISERS)
+        if len(self.latent_mean) != self.unet.out_channels:
+            raise BadRequest(f"latent_mean needs {self.unet.out_channels} numbers, one a channel of the latents.")
+
+
+class LatentDiffusion(nn.Module):
+    """UNet, text encoder and the frozen autoencoder, and the frames between them.
+
+    With `1 + 2 C` input channels for `C` of the latents, the UNet sees a mask and the latents of the
+    masked picture beside the noisy latents, as Stable Diffusion's inpainting model does.
+    """
+
+    family = "latent-diffusion"
+
+    def __init__(self, config, first_stage):
+        super().__init__()
+        self.config = config
+        self.first_stage = first_stage.requires_grad_(False).eval()
+        self.unet = UNet(config.unet)
+        self.text = TextEncoder(config.text)
+        self.tokenizer = Tokenizer(config.tokenizer, config.text.context_length)
+        self.noise = FlowNoise()
+        self.register_buffer("latent_mean", torch.tensor(config.latent_mean).view(1, -1, 1, 1), persistent=False)
+
+    @property
+    def inpaints(self):
+        return self.config.unet.in_channels > self.config.unet.out_channels
+
+    @property
+    def size_multiple(self):
+        """Pixels that both sides of a picture must be a multiple of."""
+        return self.first_stage.config.factor * self.config.unet.size_multiple
+
+    def denoiser(self):
+        """The UNet as `model(x, sigma, **extra) -> denoised`."""
+        return DENOISERS[self.config.prediction](self.unet, self.noise)
+
+    def encode(self, pictures):
+        """Latents `(B, C, h, w)` of `(B, 3, H, W)` in the frame of the UNet: mean 0, spread 1."""
+        return (self.first_stage.encode(pictures) - self.latent_mean) / self.config.latent_std
+
+    def decode(self, x):
+        """Pictures `(B, 3, H, W)` of latents in the frame of the UNet."""
+        return self.first_stage.decode(x * self.config.latent_std + self.latent_mean)
+
+    def words(self, texts):
+        """The UNet's conditioning on a list of texts: `context (B, T, width)`, and `vector` where it takes one."""
+        tokens = torch.from_numpy(self.tokenizer.encode(texts)).to(self.latent_mean.device)
+        hidden, pooled = self.text(tokens)
+        return {"context": hidden, "vector": pooled} if self.config.unet.adm_dim else {"context": hidden}
+
+    def surroundings(self, pictures, mask):
+        """What the UNet is told of the picture around the hole: `concat (B, 1 + C, h, w)`.
+
+        `pictures (B, 3, H, W)`; `mask (B, 1, H, W)`, 1 = repaint; what is repainted is grey to the net.
+        """
+        small = nn.functional.max_pool2d(mask, self.first_stage.config.factor)
+        return torch.cat([small, self.encode(pictures * (mask < 0.5))], dim=1)
+
+    def nothing_around(self, count, height, width):
+        """`surroundings` of `count` pictures of `height x width` pixels that are repainted whole."""
+        grey = self.latent_mean.new_zeros(1, 3, height, width)
+        return self.surroundings(grey, torch.ones_like(grey[:, :1])).expand(count, -1, -1, -1)
