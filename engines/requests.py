@@ -46,6 +46,8 @@ STYLES = {
 
 MAX_PIXELS = 40_000_000
 
+VERSION = "0.1.0"
+
 
 def _number(default, low, high, step, text):
     return field(default=default, metadata={"low": low, "high": high, "step": step, "help": text})
@@ -89,7 +91,7 @@ class GenerateRequest:
     steps: int = _number(20, 1, 150, 1, "denoising steps; more is slower and finer")
     sampler: str = _choice("dpmpp_2m", SAMPLERS, "how each step is taken")
     scheduler: str = _choice("linear", SCHEDULES, "how the noise falls from step to step")
-    cfg_scale: float = _number(4.0, 1.0, 20.0, 0.1, "guidance: how strictly the words are followed; 1 is off and twice as fast")
+    cfg_scale: float = _number(4.0, 1.0, 20.0, 0.1, "guidance: how strictly words are followed; 1 is off and twice as fast")
     cfg_rescale: float = _number(0.0, 0.0, 1.0, 0.05, "tames over-bright colours of strong guidance; 0 is off")
     cfg_start: float = _number(0.0, 0.0, 1.0, 0.05, "guidance begins at this share of the steps")
     cfg_end: float = _number(1.0, 0.0, 1.0, 0.05, "guidance ends at this share of the steps")
@@ -106,10 +108,13 @@ class GenerateRequest:
                 raise BadRequest(f"{name} is {getattr(self, name)}; it must be a multiple of 32.")
         if self.cfg_scale > 1 and not (self.prompt.strip() or self.style):
             raise BadRequest(
-                "Guidance follows words and there are none: write a prompt, or set guidance to 1 to draw from noise alone."
+                "Guidance follows words and there are none: write a prompt, "
+                "or set guidance to 1 to draw from noise alone."
             )
         if self.cfg_start >= self.cfg_end:
-            raise BadRequest(f"Guidance begins at {self.cfg_start} and ends at {self.cfg_end}; it must end later than it begins.")
+            raise BadRequest(
+                f"Guidance begins at {self.cfg_start} and ends at {self.cfg_end}; it must end later than it begins."
+            )
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,7 @@ class ReconstructRequest:
 
     model: str = _free("", "which VQGAN reads and redraws the picture")
     image: bytes = _free(b"", "the picture, as PNG")
-    max_side: int = _number(512, 64, 2048, 32, "a larger picture is first reduced to this many pixels on its longer side")
+    max_side: int = _number(512, 64, 2048, 32, "a larger picture is first reduced to this longer side, in pixels")
 
     def __post_init__(self):
         _check(self)
@@ -140,19 +145,20 @@ class Progress:
 
 @dataclass(frozen=True)
 class Picture:
-    """One finished picture with the seed that makes it again."""
+    """One finished picture, its seed, and the record of the request that makes it alone again."""
 
     image: Image.Image
     seed: int
+    record: dict | None = None
 
 
 @dataclass(frozen=True)
 class GenerateResult:
-    """The pictures of a request, the whole `record` of how they were made, and the seconds it took."""
+    """The pictures of a request, the seconds it took, and the engine's `record` of how they were made."""
 
     pictures: tuple[Picture, ...]
-    record: dict
     seconds: float
+    record: dict | None = None
 
 
 @dataclass(frozen=True)
@@ -169,8 +175,8 @@ class ReconstructResult:
     difference: Image.Image
     psnr: float
     ssim: float
-    record: dict
     seconds: float
+    record: dict | None = None
     token_map: Image.Image | None = None
     indices: np.ndarray | None = None
     bits_per_pixel: float | None = None

@@ -20,7 +20,9 @@ def choose_device(name="auto"):
         "cuda": kind == "cuda" and (number or "0").isdigit() and int(number or 0) < torch.cuda.device_count(),
     }
     if not there.get(kind):
-        raise BadRequest(f"There is no device “{name}” on this machine; use auto, cpu, or a GPU that it has (cuda, cuda:1, mps).")
+        raise BadRequest(
+            f"There is no device “{name}” on this machine; use auto, cpu, or a GPU that it has (cuda, cuda:1, mps)."
+        )
     return torch.device(name)
 
 

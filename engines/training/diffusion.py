@@ -12,12 +12,13 @@ from engines.diffusion import guidance, samplers, schedules
 from engines.diffusion.latent import LatentDiffusion, LatentDiffusionConfig
 from engines.diffusion.unet import UNetConfig
 from engines.errors import BadRequest
+from engines.pictures import grid
 from engines.runtime import autocast
 from engines.text.captions import BACKGROUNDS, compose
 from engines.text.encoder import TextConfig
 from engines.text.tokenizer import Tokenizer
 from engines.training import data
-from engines.training.loop import MovingAverage, grid, load_optimizer_state, optimizer_state
+from engines.training.loop import MovingAverage, load_optimizer_state, optimizer_state
 from engines.training.masks import random_mask
 
 PHOTOGRAPH = ("a photograph", "一张照片")
@@ -59,7 +60,7 @@ class DiffusionTrainer:
         self.first_stage = first_stage.to(self.device).eval()
         seen = [example for example in examples if not example.held_out]
         if not seen:
-            raise BadRequest("There is nothing to learn from: every picture of the folder is held out; add more pictures.")
+            raise BadRequest("Every picture of the folder is held out from training; add more pictures.")
         self.pictures = self._variants(seen, report)
         self.held_out = self._variants([example for example in examples if example.held_out][:64], None)[:64]
         icons = [i for i, row in enumerate(self.pictures) if row.is_icon]

@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from engines.checkpoints import files
-from engines.errors import BadRequest, Cancelled
+from engines.errors import AtelierError, BadRequest, Cancelled
 
 CHECKPOINT = "checkpoint.safetensors"
 LOG = "log.jsonl"
@@ -43,7 +43,7 @@ def train(trainer, out, *, steps=None, minutes=None, warmup=100, resume=False, r
             losses = trainer.step(index, share)
             index += 1
             if not all(math.isfinite(value) for value in losses.values()):
-                raise BadRequest(f"The loss became infinite at step {index}; resume from the last checkpoint with a lower learning rate.")
+                raise AtelierError(f"The loss became infinite at step {index}; go on from the last checkpoint with --resume.")
             log.append({"step": index, **losses})
             pace = (time.monotonic() - started) / (index - first)
             if steps is None and index - first == 20:
@@ -165,7 +165,7 @@ def load_optimizer_state(optimizer, state):
 
 def plot(log, width=900, height=220):
     """The losses as curves, one panel a loss, smoothed over a hundredth of the run."""
-    names = [name for name in log[-1] if name != "step"] if log else []
+    names = [name for name in dict.fromkeys(name for row in log for name in row) if name != "step"]
     sheet = Image.new("RGB", (width, height * max(1, len(names))), "white")
     draw = ImageDraw.Draw(sheet)
     for panel, name in enumerate(names):
@@ -182,7 +182,8 @@ def plot(log, width=900, height=220):
             (60 + step / last * (width - 80), bottom - (value - low) / ((high - low) or 1) * (bottom - top))
             for step, value in means
         ]
-        draw.text((10, panel * height + 8), f"{name}   {means[0][1]:.4g} at first, {means[-1][1]:.4g} at step {last}", "black")
+        title = f"{name}   {means[0][1]:.4g} at first, {means[-1][1]:.4g} at step {last}"
+        draw.text((10, panel * height + 8), title, "black")
         draw.text((8, top - 4), f"{high:.3g}", "grey")
         draw.text((8, bottom - 8), f"{low:.3g}", "grey")
         draw.line([(60, bottom), (width - 20, bottom)], "lightgrey")
@@ -190,12 +191,3 @@ def plot(log, width=900, height=220):
             draw.line(points, "#3b6ea5", width=2)
     return sheet
 
-
-def grid(pictures, columns):
-    """PIL pictures of one size on a sheet with thin white lines between."""
-    width, height = pictures[0].size
-    rows = -(-len(pictures) // columns)
-    sheet = Image.new("RGB", (columns * (width + 2) - 2, rows * (height + 2) - 2), "white")
-    for i, picture in enumerate(pictures):
-        sheet.paste(picture, (i % columns * (width + 2), i // columns * (height + 2)))
-    return sheet

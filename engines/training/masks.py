@@ -27,7 +27,7 @@ def random_mask(side, rng):
                 reach = rng.uniform(side / 16, side / 4)
                 after = x + reach * math.cos(angle), y + reach * math.sin(angle)
                 draw.line([(x, y), after], fill=255, width=brush)
-                draw.ellipse([after[0] - brush / 2, after[1] - brush / 2, after[0] + brush / 2, after[1] + brush / 2], fill=255)
+                draw.circle(after, brush / 2, fill=255)
                 x, y = after
     mask = np.asarray(sheet, np.float32) / 255
     return mask if mask.any() else np.ones_like(mask)

@@ -1,5 +1,7 @@
 """The recipes as run, one table a trainer; a preset is what `train --preset` names."""
 
+from engines.diffusion.unet import UNetConfig
+from engines.training.diffusion import DiffusionRecipe
 from engines.training.vqgan import VQGANRecipe
 from engines.vqgan.autoencoder import AutoencoderConfig, CodebookConfig
 
@@ -29,5 +31,20 @@ VQGAN = {
         adversarial="classical",
         adversarial_start=300,
         discriminator_ch=16,
+    ),
+}
+
+DIFFUSION = {
+    "icons": DiffusionRecipe(
+        UNetConfig(
+            ch=48,
+            ch_mult=(1, 2, 4),
+            num_res_blocks=1,
+            attention_levels=(1, 2),
+            context_dim=192,
+            num_heads=4,
+            adm_dim=192,
+            norm_groups=16,
+        )
     ),
 }

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from engines import tensors
 from engines.checkpoints import files
 from engines.errors import unknown
+from engines.pictures import grid
 from engines.training import data, losses
 from engines.training.augment import diff_augment
-from engines.training.loop import MovingAverage, grid, load_optimizer_state, optimizer_state
+from engines.training.loop import MovingAverage, load_optimizer_state, optimizer_state
 from engines.vqgan.autoencoder import VQGAN, AutoencoderConfig, CodebookConfig
 from engines.vqgan.discriminator import PatchDiscriminator
 from engines.vqgan.quantizer import usage

@@ -32,7 +32,14 @@ class AutoencoderConfig:
         # A config read back from JSON holds lists.
         object.__setattr__(self, "ch_mult", tuple(self.ch_mult))
         object.__setattr__(self, "attention_levels", tuple(self.attention_levels))
-        for mult in self.ch_mult:
+        for name in ("in_channels", "ch", "num_res_blocks", "z_channels", "embed_dim", "norm_groups", "patch"):
+            if getattr(self, name) < 1:
+                raise BadRequest(f"{name} of an autoencoder is {getattr(self, name)}; it must be at least 1.")
+        if not self.ch_mult or min(self.ch_mult) < 1:
+            raise BadRequest(f"ch_mult of an autoencoder is {self.ch_mult}; it needs a number from 1 for each level.")
+        if not 0 <= self.dropout < 1:
+            raise BadRequest(f"dropout of an autoencoder is {self.dropout}; it must lie in [0, 1).")
+        for mult in (1, *self.ch_mult):  # the first level starts from ch itself
             if self.ch * mult % self.norm_groups:
                 raise BadRequest(f"{self.ch * mult} channels do not divide into {self.norm_groups} groups.")
         if any(not 0 <= level < len(self.ch_mult) for level in self.attention_levels):
@@ -51,6 +58,14 @@ class CodebookConfig:
     beta: float = 0.25
     l2_normalised: bool = False
     ema_decay: float = 0.0
+
+    def __post_init__(self):
+        if self.n_embed < 1:
+            raise BadRequest(f"n_embed of a codebook is {self.n_embed}; it must be at least 1.")
+        if not self.beta >= 0:
+            raise BadRequest(f"beta of a codebook is {self.beta}; it must not be negative.")
+        if not 0 <= self.ema_decay < 1:
+            raise BadRequest(f"ema_decay of a codebook is {self.ema_decay}; it must lie in [0, 1).")
 
 
 def norm(channels, groups):

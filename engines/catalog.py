@@ -1,0 +1,85 @@
+"""The one table of models: the shipped ones of `assets/` and the artist's own of `home/models/`.
+
+Only headers of files are read, so that the table needs no torch and no memory for weights.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from engines.checkpoints import files
+from engines.errors import AtelierError, BadCheckpoint, BadRequest, unknown
+
+ASSETS = Path(__file__).parent.parent / "assets"
+TASKS = {"vqgan": ("reconstruct",), "kl": ("reconstruct",), "latent-diffusion": ("generate",)}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Model:
+    """One row of the table; `card` tells of data, training, quality and limits."""
+
+    id: str
+    family: str
+    tasks: tuple[str, ...]
+    path: Path
+    bytes: int
+    licence: str
+    card: dict
+
+
+def catalog(home=None):
+    """Every model by its id, the shipped ones first; a file that cannot be read is logged and left out."""
+    paths = sorted(ASSETS.glob("*/model.safetensors"))
+    if home:
+        paths += sorted((Path(home) / "models").rglob("*.safetensors"))
+    rows = {}
+    for path in paths:
+        try:
+            row = read(path)
+        except AtelierError as error:
+            log.warning("%s is not in the catalog: %s", path, error)
+            continue
+        if row.id in rows:
+            log.warning("%s is not in the catalog: the name %s is taken by %s.", path, row.id, rows[row.id].path)
+            continue
+        rows[row.id] = row
+    return rows
+
+
+def read(path):
+    """The row of one file; its id is the name of the file, or of its folder for a `model.safetensors`."""
+    path = Path(path)
+    path = path / "model.safetensors" if path.is_dir() else path
+    _, metadata = files.read_header(path)
+    family = metadata.get("family")
+    if family not in TASKS:
+        raise BadCheckpoint(f"{path.name} is no model of a known family; known are: {', '.join(TASKS)}.")
+    card = metadata.get("card") or {}
+    return Model(
+        id=path.parent.name if path.stem == "model" else path.stem,
+        family=family,
+        tasks=TASKS[family],
+        path=path,
+        bytes=path.stat().st_size,
+        licence=card.get("licence", "unknown"),
+        card=card,
+    )
+
+
+def find(name, task=None, home=None):
+    """The model called `name`, or lying at the path `name`, or for an empty name the first, that can do `task`.
+
+    Without a `task`, any model. Raises `BadRequest` for an unknown name and for a model of other tasks.
+    """
+    rows = catalog(home)
+    able = {row.id: row for row in rows.values() if task is None or task in row.tasks}
+    if not name and able:
+        return next(iter(able.values()))
+    row = rows.get(name) or (read(name) if name and Path(name).exists() else None)
+    if row is None:
+        raise unknown("model", name, able)
+    if task and task not in row.tasks:
+        raise BadRequest(f"The model “{row.id}” cannot {task}; choose one of: {', '.join(able)}.")
+    return row

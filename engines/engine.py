@@ -1,0 +1,69 @@
+"""The engine as a library: a request in, a result out, with the models it used kept loaded."""
+
+import collections
+import dataclasses
+import importlib.metadata
+import json
+
+import torch
+
+from engines import catalog, requests
+from engines.checkpoints import files, models
+from engines.errors import AtelierError
+from engines.runtime import choose_device
+from engines.tasks.generate import alone, generate
+from engines.tasks.reconstruct import reconstruct
+
+TASKS = {requests.GenerateRequest: ("generate", generate), requests.ReconstructRequest: ("reconstruct", reconstruct)}
+KEPT = 3  # models in memory; the least recently used goes first
+
+
+class Engine:
+    """Runs tasks on one device. `home` is the folder whose `models/` are in the catalog beside the shipped ones."""
+
+    def __init__(self, home=None, device="auto"):
+        self.home = home
+        self.device = choose_device(device)
+        self._loaded = collections.OrderedDict()
+
+    def run(self, request, on_progress=None):
+        """The result of `request`. Raises `AtelierError` with a sentence, or `Cancelled` from `on_progress`."""
+        task, function = TASKS[type(request)]
+        row = catalog.find(request.model, task, self.home)
+        model, sha256 = self._load(row.path)
+        request = dataclasses.replace(request, model=row.id)
+        try:
+            result = function(request, model, on_progress)
+        except torch.OutOfMemoryError as error:
+            raise AtelierError("The device ran out of memory; ask for fewer or smaller pictures.") from error
+        finally:
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+        return self._recorded(result, request, sha256)
+
+    def _load(self, path):
+        key = path, path.stat().st_mtime_ns
+        if key not in self._loaded:
+            self._loaded[key] = models.load(path).to(self.device), files.sha256(path)
+            if len(self._loaded) > KEPT:
+                self._loaded.popitem(last=False)
+        self._loaded.move_to_end(key)
+        return self._loaded[key]
+
+    def _recorded(self, result, request, sha256):
+        def record(request):
+            return {
+                "request": json.loads(requests.to_json(request)),
+                "model_sha256": sha256,
+                "device": self.device.type,
+                "precision": "float32",
+                "versions": {"atelier": requests.VERSION, "torch": importlib.metadata.version("torch")},
+            }
+
+        if isinstance(result, requests.GenerateResult):
+            pictures = tuple(
+                dataclasses.replace(picture, record=record(alone(request, index)))
+                for index, picture in enumerate(result.pictures)
+            )
+            result = dataclasses.replace(result, pictures=pictures)
+        return dataclasses.replace(result, record=record(request))

@@ -1,0 +1,1 @@
+"""Tasks: a request in, pictures out. One file a task."""

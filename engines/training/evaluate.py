@@ -1,0 +1,218 @@
+"""Measuring a model on pictures that its training never saw, and writing the card that ships with it."""
+
+import hashlib
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from engines import catalog, metrics, pictures, requests, tensors
+from engines.checkpoints import files, models
+from engines.errors import BadRequest
+from engines.runtime import choose_device
+from engines.tasks.generate import generate
+from engines.text.captions import compose
+from engines.training import data
+from engines.vqgan.quantizer import usage
+
+STYLES = tuple(requests.STYLES)
+STEPS, CFG_SCALE = 20, 4.0
+SEEDS = 4
+STYLE_WORDS = ("red heart", "pizza", "cat face", "house", "green apple", "bus")
+
+
+def evaluate(name, folder, out, home=None, device="auto", say=print):
+    """Measure the model `name` on the held-out pictures of `folder`, and write `card.md` and its pictures to `out`.
+
+    Returns the figures. The card in the model file, where it names the training, comes along.
+    """
+    row = catalog.find(name, home=home)
+    model = models.load(row.path).to(choose_device(device))
+    measure = {"vqgan": _vqgan, "latent-diffusion": _diffusion}.get(row.family)
+    if measure is None:
+        raise BadRequest(f"There is no evaluation for the family {row.family}; there is for vqgan and latent-diffusion.")
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    figures, body = measure(model, Path(folder), out, say)
+    head = "\n".join(f"| {key} | {value} |" for key, value in row.card.items() if value)
+    digest = files.sha256(row.path)
+    head = f"# {row.id}\n\n| | |\n|---|---|\n| family | {row.family} |\n{head}\n| SHA-256 | `{digest}` |\n\n"
+    (out / "card.md").write_text(head + body, encoding="utf-8")
+    return figures
+
+
+# ---------------------------------------------------------------- VQGAN
+
+
+def _vqgan(model, folder, out, say, size=128):
+    sets = {"icons": [], "photographs": []}
+    for example in data.load(folder, size):
+        if example.held_out:
+            sets["icons" if example.pixels.shape[2] == 4 else "photographs"].append(_middle(example.pixels, size))
+    figures, table = {}, ""
+    for name, shown in sets.items():
+        if not shown:
+            continue
+        say(f"{len(shown)} held-out {name}")
+        rows, tokens, redrawn = [], [], []
+        for pixels in shown:
+            x = tensors.from_image(Image.fromarray(pixels))
+            with torch.no_grad():
+                y, quantized = model(x.to(model.quantize.embedding.weight.device))
+            image = tensors.to_images(y)[0]
+            y = tensors.from_image(image)
+            bits = quantized.indices.numel() * math.log2(model.codebook_config.n_embed) / size**2
+            jpeg, jpeg_bits = _jpeg(Image.fromarray(pixels), bits)
+            z = tensors.from_image(jpeg)
+            ours = metrics.psnr(x, y), metrics.ssim(x, y), bits
+            rows.append([*ours, metrics.psnr(x, z), metrics.ssim(x, z), jpeg_bits])
+            tokens.append(quantized.indices.cpu())
+            redrawn.append((Image.fromarray(pixels), image, jpeg))
+        psnr, ssim, bits, jpeg_psnr, jpeg_ssim, jpeg_bits = np.mean(rows, axis=0).tolist()
+        used, perplexity = usage(torch.cat(tokens), model.codebook_config.n_embed)
+        figures[name] = {
+            "pictures": len(shown), "psnr": psnr, "ssim": ssim, "bits_per_pixel": bits, "jpeg_psnr": jpeg_psnr,
+            "jpeg_ssim": jpeg_ssim, "jpeg_bits_per_pixel": jpeg_bits, "codes_used": used, "perplexity": perplexity,
+        }  # fmt: skip
+        table += (
+            f"| {name} | {len(shown)} | {psnr:.2f} dB | {ssim:.3f} | {bits:.3f} | {jpeg_psnr:.2f} dB | {jpeg_ssim:.3f} "
+            f"| {jpeg_bits:.3f} | {used} of {model.codebook_config.n_embed} | {perplexity:.0f} |\n"
+        )
+        every = max(1, len(redrawn) // 8)
+        picked = redrawn[::every][:8]
+        sheet = pictures.grid([row[i] for i in range(3) for row in picked], len(picked))
+        sheet.save(out / f"{name}.png", optimize=True)
+    body = (
+        f"## Held-out pictures\n\nNone of them was in the training; {size}x{size} pixels, icons on white, photographs "
+        "cut from the middle. JPEG is the best that fits into the same bits per pixel, its tables and headers not "
+        "counted; where even its lowest quality needs more, that is shown.\n\n"
+        "| pictures | count | PSNR | SSIM | bits per pixel | JPEG PSNR | JPEG SSIM | JPEG bits per pixel "
+        "| codes used | perplexity |\n"
+        f"|---|---|---|---|---|---|---|---|---|---|\n{table}\n"
+        + "".join(f"![Above the {name}, in the middle ours, below JPEG]({name}.png)\n\n" for name in figures)
+    )
+    return figures, body
+
+
+def _middle(pixels, size):
+    pixels = data.on_background(pixels, (255, 255, 255))
+    top, left = (pixels.shape[0] - size) // 2, (pixels.shape[1] - size) // 2
+    return np.ascontiguousarray(pixels[top : top + size, left : left + size])
+
+
+def _jpeg(image, bits_per_pixel):
+    """The picture after the best JPEG whose entropy-coded part fits into `bits_per_pixel`, and what it needed."""
+    best = None
+    for quality in range(1, 96):
+        stream = io.BytesIO()
+        image.save(stream, "JPEG", quality=quality, subsampling="4:2:0", optimize=True)
+        data = stream.getvalue()
+        bits = 8 * (len(data) - data.index(b"\xff\xda")) / (image.width * image.height)
+        if best and bits > bits_per_pixel:
+            break
+        best = stream, bits
+    return Image.open(best[0]).convert("RGB"), best[1]
+
+
+# ---------------------------------------------------------------- latent diffusion
+
+
+def _diffusion(model, folder, out, say):
+    size = model.config.size
+    examples = data.load(folder, size)
+    icons = sorted((e for e in examples if e.text and e.style), key=lambda e: hashlib.sha256(e.name.encode()).digest())
+    if not icons:
+        raise BadRequest(f"The pictures of {folder} have no captions with styles; the card is made of those.")
+    chosen = [example for style in STYLES for example in [e for e in icons if e.style == style][:10]]
+    say(f"{len(chosen)} prompts, seeds 0 to {SEEDS - 1}")
+    rows = [_draw(model, compose(example.text, example.style), SEEDS) for example in chosen]
+    _labelled(rows, [compose(e.text, e.style) for e in chosen], out / "prompts.png", columns=2)
+
+    say("styles")
+    rows = [[_draw(model, compose(text, style), 1)[0] for style in STYLES] for text in STYLE_WORDS]
+    _labelled(rows, [f"{text}: {', '.join(STYLES)}" for text in STYLE_WORDS], out / "styles.png", columns=2)
+
+    say("English and Chinese")
+    both = [example for example in chosen if example.text_zh][::4][:8]
+    rows = [
+        _draw(model, compose(e.text, e.style), 2) + _draw(model, compose(e.text_zh, e.style), 2) for e in both
+    ]
+    labels = [f"{compose(e.text, e.style)}: English twice, Chinese twice" for e in both]
+    _labelled(rows, labels, out / "chinese.png", columns=2)
+
+    say("nearest training pictures")
+    seen = [example for example in icons if not example.held_out]
+    flat = np.stack([_middle(e.pixels, size)[::8, ::8].reshape(-1) for e in seen]).astype(np.float32)
+    rows = []
+    for example in chosen[::5]:
+        drawn = _draw(model, compose(example.text, example.style), 1)[0]
+        small = np.asarray(drawn)[::8, ::8].reshape(-1).astype(np.float32)
+        order = np.square(flat - small).mean(1).argsort()[:3]
+        rows.append([drawn] + [Image.fromarray(_middle(seen[i].pixels, size)) for i in order])
+    _labelled(rows, [compose(e.text, e.style) for e in chosen[::5]], out / "nearest.png", columns=2)
+
+    say("loss on pictures seen and held out")
+    losses = {
+        name: _loss(model, [e for e in icons if e.held_out is held_out][:256])
+        for name, held_out in (("seen", False), ("held out", True))
+    }
+    figures = {"prompts": len(chosen), "held_out_prompts": sum(e.held_out for e in chosen), "loss": losses}
+    body = (
+        "## Pictures, as they come\n\n"
+        "The ten captions of each style whose file names have the smallest SHA-256, "
+        f"{figures['held_out_prompts']} of them held out from the training; seeds 0 to {SEEDS - 1}, DPM++ 2M, "
+        f"{STEPS} steps, guidance {CFG_SCALE}; nothing was chosen.\n\n"
+        "![Prompts](prompts.png)\n\nThe style word, one seed:\n\n![Styles](styles.png)\n\n"
+        "English and Chinese, seeds 0 and 1 each:\n\n![Chinese](chinese.png)\n\n"
+        "Drawn, and beside it the three nearest training pictures by colour on a grid of 16x16:\n\n"
+        "![Nearest](nearest.png)\n\n"
+        "## Loss\n\nMean squared error of the predicted velocity at 16 even times, on white, "
+        f"{losses['seen']:.4f} on training pictures and {losses['held out']:.4f} on held-out ones (256 each).\n"
+    )
+    return figures, body
+
+
+def _draw(model, prompt, count):
+    size = model.config.size
+    request = requests.GenerateRequest(
+        prompt=prompt, count=count, seed=0, steps=STEPS, cfg_scale=CFG_SCALE, width=size, height=size
+    )
+    return [picture.image for picture in generate(request, model).pictures]
+
+
+@torch.no_grad()
+def _loss(model, examples, times=16):
+    device, denoiser, total = model.latent_mean.device, model.denoiser(), []
+    for first in range(0, len(examples), 32):
+        part = examples[first : first + 32]
+        pixels = np.stack([_middle(e.pixels, model.config.size) for e in part])
+        x = tensors.from_bytes(torch.from_numpy(pixels)).to(device)
+        x0 = model.encode(x)
+        extra = model.words([compose(e.text, e.style) for e in part])
+        if model.inpaints:
+            extra["concat"] = model.nothing_around(len(part), *x.shape[-2:])
+        for i, share in enumerate(np.linspace(0.05, 0.95, times)):
+            sigma = model.noise.sigma(model.noise.time(torch.full((len(part),), float(share), device=device)))
+            n = tensors.noise(range(1000 * i + first, 1000 * i + first + len(part)), x0.shape[1:]).to(device)
+            denoised = denoiser(x0 + sigma.view(-1, 1, 1, 1) * n, sigma, **extra)
+            # a velocity n - x0 is wrong by (denoised - x0) / t where t = sigma / (1 + sigma)
+            error = (denoised - x0) * ((1 + sigma) / sigma).view(-1, 1, 1, 1)
+            total.append(error.square().mean().item())
+    return float(np.mean(total))
+
+
+def _labelled(rows, labels, path, columns):
+    """Rows of pictures with their words above them, in `columns` side by side, as one PNG."""
+    strips = []
+    for row, label in zip(rows, labels, strict=True):
+        strip = pictures.grid(row, len(row))
+        sheet = Image.new("RGB", (strip.width, strip.height + 18), "white")
+        ImageDraw.Draw(sheet).text((4, 4), label.encode("ascii", "replace").decode(), "black")
+        sheet.paste(strip, (0, 18))
+        strips.append(sheet)
+    blank = Image.new("RGB", strips[0].size, "white")
+    strips += [blank] * (-len(strips) % columns)
+    pictures.grid(strips, columns).quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)

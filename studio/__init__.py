@@ -1,0 +1,1 @@
+"""The web studio and the command line; never imports torch itself."""

@@ -1,0 +1,278 @@
+"""The commands of `app.py`. Results go to standard output, everything else to standard error."""
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from pathlib import Path
+
+from engines import catalog, requests
+from engines.errors import AtelierError, BadRequest, Cancelled
+from studio import images
+
+DEFAULT_HOME = Path("~/atelier")
+
+
+def main(argv):
+    """Run one command line; returns the exit code: 0, 1 for a failure while running, 2 for a wrong argument."""
+    arguments = _parser().parse_args(argv)
+    try:
+        found = arguments.run(arguments)
+    except BadRequest as error:
+        _say(f"atelier: {error}")
+        return 2
+    except AtelierError as error:
+        _say(f"atelier: {error}")
+        return 1
+    except (KeyboardInterrupt, Cancelled):
+        _say("\natelier: stopped.")
+        return 1
+    if arguments.json and found is not None:
+        print(json.dumps(found, ensure_ascii=False))
+    return 0
+
+
+# ---------------------------------------------------------------- arguments
+
+
+class Parser(argparse.ArgumentParser):
+    """An `ArgumentParser` whose errors are one sentence, as `main` prints them; exits with 2."""
+
+    def error(self, message):
+        _say(f"atelier: {message}. See `python app.py --help`.")
+        sys.exit(2)
+
+
+def _parser():
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    common.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    common.add_argument("--home", type=Path, default=DEFAULT_HOME, help="the folder of your models and pictures")
+    about = "Atelier, a local art studio. Without a command: the studio."
+    parser = Parser(prog="app.py", description=about, parents=[common])
+    parser.add_argument("--host", default="127.0.0.1", help="the address that the page listens on")
+    parser.add_argument("--port", type=int, default=7860, help="the port of the page")
+    parser.set_defaults(run=_studio)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
+
+    def command(name, function, text):
+        made = commands.add_parser(name, help=text, description=text, parents=[common])
+        made.set_defaults(run=function)
+        return made
+
+    generate = command("generate", _generate, "Words or noise to pictures.")
+    generate.add_argument("prompt", nargs="?", default="", help="what to draw; nothing draws from noise alone")
+    generate.add_argument("--out", type=Path, required=True, help="the folder for the pictures")
+    generate.add_argument("--size", help="WxH in pixels")
+    generate.add_argument("--image", help="a picture to start from; - reads standard input")
+    for name in (
+        "model", "negative", "style", "steps", "sampler", "scheduler", "cfg_scale", "cfg_rescale", "cfg_start",
+        "cfg_end", "seed", "count", "variation_seed", "variation_strength", "strength",
+    ):  # fmt: skip
+        _add_control(generate, requests.GenerateRequest, name)
+
+    reconstruct = command("reconstruct", _reconstruct, "A picture through a VQGAN and back.")
+    reconstruct.add_argument("image", help="the picture; - reads standard input")
+    reconstruct.add_argument("--out", required=True, help="the PNG to write; - writes standard output")
+    for name in ("model", "max_side"):
+        _add_control(reconstruct, requests.ReconstructRequest, name)
+
+    command("models", _models, "What is in the catalog.")
+
+    train = command("train", _train, "Train a model on a folder of pictures.")
+    train.add_argument("kind", choices=("vqgan", "diffusion"), help="what to train")
+    train.add_argument("--data", type=Path, required=True, help="pictures with metadata.jsonl or .txt, or IDX digits")
+    train.add_argument("--out", type=Path, required=True, help="the folder of the run")
+    train.add_argument("--preset", default="icons", help="the recipe: icons, or digits for a VQGAN")
+    train.add_argument("--steps", type=int, help="how many steps")
+    train.add_argument("--minutes", type=float, help="as many steps as fit into this time")
+    train.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    train.add_argument("--first-stage", default="", help="the VQGAN whose latents a diffusion model learns")
+    train.add_argument("--from", dest="start", default="", help="the diffusion model to go on from")
+    train.add_argument("--licence", default="", help="the licence of the weights, for the card")
+
+    evaluate = command("evaluate", _evaluate, "Measure a model on held-out pictures and write its card.")
+    evaluate.add_argument("model", help="a name of the catalog or a path")
+    evaluate.add_argument("--data", type=Path, required=True, help="the pictures it was trained on")
+    evaluate.add_argument("--out", type=Path, required=True, help="the folder for the card")
+
+    command("bench", _bench, "Speed, side by side with diffusers.")
+    return parser
+
+
+def _add_control(parser, request, name):
+    # one option for a field of a request, from the field's own table
+    meta = requests.control(request, name)
+    kind = type(meta["default"]) if "low" in meta else str
+    flags = ["--" + name.replace("_", "-")] + (["--cfg"] if name == "cfg_scale" else [])
+    # the help of argparse reads % as a format
+    parser.add_argument(*flags, dest=name, type=kind, default=meta["default"], help=meta["help"].replace("%", "%%"))
+
+
+def _asked(arguments, request, **more):
+    names = {item for item in request.__dataclass_fields__ if item in vars(arguments)} - more.keys()
+    return request(**{name: getattr(arguments, name) for name in names}, **more)
+
+
+# ---------------------------------------------------------------- commands
+
+
+def _studio(arguments):
+    from studio import server
+
+    server.serve(_home(arguments), arguments.host, arguments.port, arguments.device)
+
+
+def _generate(arguments):
+    size = {}
+    if arguments.size:
+        width, cross, height = arguments.size.lower().partition("x")
+        if not (cross and width.isdigit() and height.isdigit()):
+            raise BadRequest(f"The size “{arguments.size}” cannot be read; write it as WxH, for example 128x128.")
+        size = {"width": int(width), "height": int(height)}
+    if not arguments.prompt.strip() and not arguments.style and arguments.cfg_scale == _default("cfg_scale"):
+        arguments.cfg_scale = 1.0  # there are no words for guidance to follow
+    image = _picture(arguments.image) if arguments.image else None
+    request = _asked(arguments, requests.GenerateRequest, image=image, **size)
+    result = _engine(arguments).run(request, _progress)
+    rows = []
+    for picture in result.pictures:
+        path = arguments.out / f"{picture.seed}.png"
+        images.write_png(path, picture.image, picture.record)
+        rows.append({"path": str(path), "seed": picture.seed, "seconds": result.seconds / len(result.pictures)})
+        _say(f"{path}")
+    return {"pictures": rows, "model": result.record["request"]["model"], "seconds": result.seconds}
+
+
+def _default(name):
+    return requests.control(requests.GenerateRequest, name)["default"]
+
+
+def _reconstruct(arguments):
+    request = _asked(arguments, requests.ReconstructRequest, image=_picture(arguments.image))
+    result = _engine(arguments).run(request, _progress)
+    if arguments.out == "-":
+        sys.stdout.buffer.write(images.png_bytes(result.reconstruction))
+        return None
+    images.write_png(Path(arguments.out), result.reconstruction, result.record)
+    of_tokens = "" if result.bits_per_pixel is None else (
+        f", {result.bits_per_pixel:.3f} bits per pixel, {result.codes_used} of {result.n_embed} codes"
+    )
+    _say(f"{arguments.out}: PSNR {result.psnr:.2f} dB, SSIM {result.ssim:.3f}{of_tokens}")
+    return {
+        "pictures": [{"path": arguments.out, "seed": None, "seconds": result.seconds}],
+        "psnr": result.psnr,
+        "ssim": result.ssim,
+        "bits_per_pixel": result.bits_per_pixel,
+        "codes_used": result.codes_used,
+        "perplexity": result.perplexity,
+    }
+
+
+def _models(arguments):
+    rows = [
+        {
+            "id": row.id,
+            "family": row.family,
+            "tasks": list(row.tasks),
+            "path": str(row.path),
+            "bytes": row.bytes,
+            "licence": row.licence,
+        }
+        for row in catalog.catalog(_home(arguments)).values()
+    ]
+    for row in rows:
+        size = f"{row['bytes'] / 1e6:.1f} MB"
+        _say(f"{row['id']:24} {row['family']:18} {', '.join(row['tasks']):14} {size:>9}  {row['licence']}")
+    return {"models": rows}
+
+
+def _train(arguments):
+    from engines.training import run
+
+    started = time.monotonic()
+    command = "python app.py " + shlex.join(["train", arguments.kind, *_spelled(arguments)])
+    steps = run.train(
+        arguments.kind,
+        arguments.data,
+        arguments.out,
+        preset=arguments.preset,
+        steps=arguments.steps,
+        minutes=arguments.minutes,
+        resume=arguments.resume,
+        first_stage=arguments.first_stage,
+        start=arguments.start,
+        licence=arguments.licence,
+        command=command,
+        home=_home(arguments),
+        device=arguments.device,
+        report=_training_progress,
+    )
+    _say(f"\n{steps} steps; the run is in {arguments.out}")
+    return {
+        "out": str(arguments.out),
+        "steps": steps,
+        "seconds": time.monotonic() - started,
+        "model": str(arguments.out / "model.safetensors"),
+    }
+
+
+def _spelled(arguments):
+    # the run as a stranger would repeat it: folders by their names alone
+    words = ["--data", arguments.data.name, "--out", arguments.out.name, "--preset", arguments.preset]
+    for name in ("steps", "minutes", "first_stage"):
+        if getattr(arguments, name):
+            words += ["--" + name.replace("_", "-"), str(getattr(arguments, name))]
+    return words + (["--from", arguments.start] if arguments.start else [])
+
+
+def _evaluate(arguments):
+    from engines.training import evaluate
+
+    return evaluate.evaluate(arguments.model, arguments.data, arguments.out, _home(arguments), arguments.device, _say)
+
+
+def _bench(arguments):
+    from tests.benchmarks import bench
+
+    return bench.main(_say)
+
+
+# ---------------------------------------------------------------- what the commands share
+
+
+def _say(text, end="\n"):
+    print(text, end=end, file=sys.stderr, flush=True)
+
+
+def _home(arguments):
+    return arguments.home.expanduser()
+
+
+def _engine(arguments):
+    from engines.engine import Engine
+
+    return Engine(_home(arguments), arguments.device)
+
+
+def _picture(name):
+    return images.png_bytes(images.read_picture(sys.stdin.buffer.read() if name == "-" else name))
+
+
+def _progress(progress):
+    _say(f"\rstep {progress.index} of {progress.count}", end="\n" if progress.index == progress.count else "")
+
+
+def _training_progress(row):
+    if "encoded" in row:
+        _say(f"\rencoding pictures: {row['encoded']} of {row['of']}", end="")
+        return
+    pace = ("step", "steps", "pictures_per_second", "seconds_left")
+    losses = {name: value for name, value in row.items() if name not in pace}
+    shown = "  ".join(f"{name} {value:.4g}" for name, value in losses.items())
+    _say(
+        f"\rstep {row['step']} of {row['steps'] or '?'}  {row['pictures_per_second']:.1f} pictures/s  "
+        f"{row['seconds_left'] / 60:.1f} min left  {shown}   ",
+        end="",
+    )
