@@ -64,17 +64,21 @@ def _free(default, text):
 def _check(request):
     for item in dataclasses.fields(request):
         value, meta = getattr(request, item.name), item.metadata
-        if "choices" in meta and value not in meta["choices"]:
-            raise unknown(item.name, value, [name for name in meta["choices"] if name])
         if "low" in meta:
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise BadRequest(f"{item.name} must be a number, not “{value}”.")
-            if isinstance(meta["step"], int) and value != int(value):
-                raise BadRequest(f"{item.name} must be a whole number, not {value}.")
             if not meta["low"] <= value <= meta["high"]:
                 raise BadRequest(
                     f"{item.name} is {value}; it must lie between {meta['low']} and {meta['high']}."
                 )
+            if item.type is int:
+                if value != int(value):
+                    raise BadRequest(f"{item.name} must be a whole number, not {value}.")
+                object.__setattr__(request, item.name, int(value))  # 20.0 of a slider or of JSON is 20
+        elif not isinstance(value, item.type):
+            raise BadRequest(f"{item.name} must be {'text' if item.type is str else 'the bytes of a picture'}.")
+        elif "choices" in meta and value not in meta["choices"]:
+            raise unknown(item.name, value, [name for name in meta["choices"] if name])
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ class GenerateRequest:
     steps: int = _number(20, 1, 150, 1, "denoising steps; more is slower and finer")
     sampler: str = _choice("dpmpp_2m", SAMPLERS, "how each step is taken")
     scheduler: str = _choice("linear", SCHEDULES, "how the noise falls from step to step")
-    cfg_scale: float = _number(4.0, 1.0, 20.0, 0.1, "guidance: how strictly words are followed; 1 is off and twice as fast")
+    cfg_scale: float = _number(4.0, 1.0, 20.0, 0.1, "how strictly the words are followed; 1 is off and twice as fast")
     cfg_rescale: float = _number(0.0, 0.0, 1.0, 0.05, "tames over-bright colours of strong guidance; 0 is off")
     cfg_start: float = _number(0.0, 0.0, 1.0, 0.05, "guidance begins at this share of the steps")
     cfg_end: float = _number(1.0, 0.0, 1.0, 0.05, "guidance ends at this share of the steps")
@@ -207,12 +211,15 @@ def from_json(text):
     try:
         values = json.loads(text)
         kind = TASKS[values.pop("task")]
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise BadRequest("These settings are not of this studio: they hold no request that can be read.") from error
     known = {item.name for item in dataclasses.fields(kind)}
     extra = sorted(set(values) - known)
     if extra:
         raise BadRequest(f"These settings name fields that this version does not know: {', '.join(extra[:3])}.")
     if isinstance(values.get("image"), str):
-        values["image"] = base64.b64decode(values["image"])
+        try:
+            values["image"] = base64.b64decode(values["image"], validate=True)
+        except ValueError as error:
+            raise BadRequest("The picture in these settings is damaged; choose it again.") from error
     return kind(**values)

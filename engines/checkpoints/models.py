@@ -1,4 +1,7 @@
-"""Models from their files: the family in the header says what to build, and the weights must fit it."""
+"""Models and their files: the family in the header says what to build, and the weights must fit it."""
+
+from dataclasses import asdict
+from pathlib import Path
 
 import torch
 
@@ -29,11 +32,25 @@ def _latent_diffusion(config):
 FAMILIES = {"vqgan": _vqgan, "kl": _kl, "latent-diffusion": _latent_diffusion}
 
 
+def save(path, model, card):
+    """Write a model's weights in float16 with all that `load` needs to build it again, and its card."""
+    weights = {name: value.half() if value.is_floating_point() else value for name, value in model.state_dict().items()}
+    files.save(path, weights, {"family": model.family, "config": _describe(model), "card": card})
+
+
+def _describe(model):
+    if model.family == "latent-diffusion":
+        return asdict(model.config) | {"first_stage": _describe(model.first_stage)}
+    config = {"autoencoder": asdict(model.config)}
+    return config | {"codebook": asdict(model.codebook_config)} if model.family == "vqgan" else config
+
+
 def load(path):
     """The model in a file, in float32, ready to be used; nets are built without memory until the file fits.
 
     Raises `BadCheckpoint` for a file of no known family, and for one whose weights do not fit.
     """
+    path = Path(path)
     _, metadata = files.read_header(path)
     family = metadata.get("family")
     if family not in FAMILIES:

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import struct
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,22 +54,18 @@ def load(path, size):
         return [example for file in digits for example in _load_idx(file)]
     captions = {}
     for table in sorted(path.rglob("metadata.jsonl")):
-        for line in table.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            captions[table.parent / row["file_name"]] = row
+        captions |= _captions(table)
     examples = []
     for file in sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES):
         row = captions.get(file, {})
-        note = file.with_suffix(".txt")
-        text = row.get("text") or (note.read_text(encoding="utf-8").strip() if note.exists() else "")
         examples.append(
             Example(
                 name=file.name,
                 pixels=_pixels(file, size),
-                text=text,
-                text_zh=row.get("text_zh", ""),
-                style=row.get("style", ""),
-                aliases=tuple(row.get("aliases", ())),
+                text=row.get("text") or _note(file.with_suffix(".txt")),
+                text_zh=row.get("text_zh") or "",
+                style=row.get("style") or "",
+                aliases=tuple(row.get("aliases") or ()),
             )
         )
     if not examples:
@@ -76,12 +73,34 @@ def load(path, size):
     return examples
 
 
+def _captions(table):
+    """The rows of a `metadata.jsonl` by the pictures they describe."""
+    try:
+        with open(table, encoding="utf-8-sig") as lines:  # Windows editors put a mark before the text
+            rows = [json.loads(line) for line in lines if line.strip()]
+        if any(not isinstance(row.get(name) or "", str) for row in rows for name in ("text", "text_zh", "style")):
+            raise ValueError("a caption that is no text")
+        return {table.parent / row["file_name"]: row for row in rows}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadRequest(
+            f"{table} cannot be read; each of its lines must be a JSON object with file_name and text."
+        ) from error
+
+
+def _note(file):
+    """The caption in the `.txt` beside a picture, if there is one."""
+    try:
+        return file.read_text(encoding="utf-8-sig").strip() if file.exists() else ""
+    except (OSError, ValueError) as error:
+        raise BadRequest(f"{file.name} cannot be read as a caption; save it as UTF-8 text.") from error
+
+
 def _pixels(file, size):
     try:
         with Image.open(file) as image:
             transparent = image.has_transparency_data
             image = image.convert("RGBA" if transparent else "RGB")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise BadRequest(f"{file.name} cannot be read as a picture; remove it from the training folder.") from error
     shorter = min(image.size)
     target = size if transparent else min(max(shorter, size), 2 * size)
@@ -92,10 +111,13 @@ def _pixels(file, size):
 
 
 def _load_idx(file):
-    with (gzip.open(file) if file.suffix == ".gz" else open(file, "rb")) as stream:
-        data = stream.read()
-    magic, count, height, width = struct.unpack(">IIII", data[:16])
-    if magic != 2051 or len(data) != 16 + count * height * width:
+    try:
+        with gzip.open(file) if file.suffix == ".gz" else open(file, "rb") as stream:
+            data = stream.read()
+        magic, count, height, width = struct.unpack(">IIII", data[:16])
+    except (OSError, EOFError, zlib.error, struct.error) as error:
+        raise BadRequest(f"{file.name} cannot be read as an IDX file of pictures; copy it again.") from error
+    if magic != 2051 or not count * height * width or len(data) != 16 + count * height * width:
         raise BadRequest(f"{file.name} is no IDX file of pictures; expected magic 2051 and {count} whole pictures.")
     digits = np.frombuffer(data, np.uint8, offset=16).reshape(count, height, width, 1).repeat(3, axis=3)
     return [Example(name=f"{file.name}#{i}", pixels=digits[i]) for i in range(count)]
@@ -111,7 +133,12 @@ def on_background(pixels, colour):
 
 
 def crop(pixels, side, rng):
-    """A random `side x side` window, mirrored half of the time by the caller's choice of data."""
+    """A random `side x side` window; whether to mirror it is the caller's choice."""
+    if side > min(pixels.shape[:2]):
+        raise BadRequest(
+            f"A picture of {pixels.shape[1]}x{pixels.shape[0]} pixels has no window of {side}x{side}; "
+            "train with smaller crops or larger pictures."
+        )
     top = rng.integers(pixels.shape[0] - side + 1)
     left = rng.integers(pixels.shape[1] - side + 1)
     return pixels[top : top + side, left : left + side]

@@ -1,13 +1,13 @@
 """Training latent diffusion: the denoiser learns what noise was added to latents (Rombach et al., 2022, eq. 2)."""
 
 import itertools
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from engines import tensors
-from engines.checkpoints import files
+from engines.checkpoints import models
 from engines.diffusion import guidance, samplers, schedules
 from engines.diffusion.latent import LatentDiffusion, LatentDiffusionConfig
 from engines.diffusion.unet import UNetConfig
@@ -252,13 +252,8 @@ class DiffusionTrainer:
     def export(self, path):
         """The averaged weights and the autoencoder in float16, with configuration and card."""
         self.average.swap()
-        weights = {name: value.half() for name, value in self.model.state_dict().items()}
+        models.save(path, self.model, self.card)
         self.average.swap()
-        first_stage = self.first_stage
-        config = asdict(self.model.config) | {
-            "first_stage": {"autoencoder": asdict(first_stage.config), "codebook": asdict(first_stage.codebook_config)}
-        }
-        files.save(path, weights, {"family": self.model.family, "config": config, "card": self.card})
 
 
 @dataclass(frozen=True)

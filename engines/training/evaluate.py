@@ -33,7 +33,7 @@ def evaluate(name, folder, out, home=None, device="auto", say=print):
     model = models.load(row.path).to(choose_device(device))
     measure = {"vqgan": _vqgan, "latent-diffusion": _diffusion}.get(row.family)
     if measure is None:
-        raise BadRequest(f"There is no evaluation for the family {row.family}; there is for vqgan and latent-diffusion.")
+        raise BadRequest(f"There is no evaluation for {row.family} models; there is for vqgan and latent-diffusion.")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     figures, body = measure(model, Path(folder), out, say)

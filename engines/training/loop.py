@@ -43,7 +43,7 @@ def train(trainer, out, *, steps=None, minutes=None, warmup=100, resume=False, r
             losses = trainer.step(index, share)
             index += 1
             if not all(math.isfinite(value) for value in losses.values()):
-                raise AtelierError(f"The loss became infinite at step {index}; go on from the last checkpoint with --resume.")
+                raise AtelierError(f"The loss is no number at step {index}; go on from the checkpoint with --resume.")
             log.append({"step": index, **losses})
             pace = (time.monotonic() - started) / (index - first)
             if steps is None and index - first == 20:

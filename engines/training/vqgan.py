@@ -1,13 +1,13 @@
 """Training a VQGAN: autoencoder against discriminator (Esser et al., 2021, eq. 5 to 7)."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from engines import tensors
-from engines.checkpoints import files
+from engines.checkpoints import models
 from engines.errors import unknown
 from engines.pictures import grid
 from engines.training import data, losses
@@ -153,7 +153,5 @@ class VQGANTrainer:
     def export(self, path):
         """The averaged weights in float16 with configuration and card."""
         self.average.swap()
-        weights = {name: value.half() for name, value in self.model.state_dict().items()}
+        models.save(path, self.model, self.card)
         self.average.swap()
-        config = {"autoencoder": asdict(self.recipe.autoencoder), "codebook": asdict(self.recipe.codebook)}
-        files.save(path, weights, {"family": "vqgan", "config": config, "card": self.card})

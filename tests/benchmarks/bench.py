@@ -1,0 +1,116 @@
+"""Seconds a step of our UNet and of diffusers' on the same weights, and the arithmetic rate of both.
+
+    python app.py bench
+
+Everything is measured in turns in one run, so that the ratios hold on a busy machine too. The table
+goes to standard error and one JSON object to standard output.
+"""
+
+import json
+import statistics
+import sys
+import time
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch.utils.flop_counter import FlopCounterMode
+
+from engines import catalog
+from engines.checkpoints import models
+from engines.runtime import choose_device
+from tests.peers import published_key
+
+ROUNDS = 15
+
+
+def peer_of(net):
+    """diffusers' UNet with the weights of ours."""
+    config = net.config
+    levels = range(len(config.ch_mult))
+    theirs = UNet2DConditionModel(
+        in_channels=config.in_channels,
+        out_channels=config.out_channels,
+        block_out_channels=config.channels,
+        layers_per_block=config.num_res_blocks,
+        down_block_types=[f"{'CrossAttn' * (i in config.attention_levels)}DownBlock2D" for i in levels],
+        up_block_types=[f"{'CrossAttn' * (i in config.attention_levels)}UpBlock2D" for i in reversed(levels)],
+        cross_attention_dim=config.context_dim,
+        attention_head_dim=config.num_heads,
+        norm_num_groups=config.norm_groups,
+        class_embed_type="projection" if config.adm_dim else None,
+        projection_class_embeddings_input_dim=config.adm_dim or None,
+    ).eval()
+    weights = net.state_dict()
+    theirs.load_state_dict({key: weights[published_key(key, config)] for key in theirs.state_dict()})
+    return theirs
+
+
+def seconds(run, device):
+    """Wall-clock seconds of one call."""
+    _wait(device)
+    started = time.perf_counter()
+    run()
+    _wait(device)
+    return time.perf_counter() - started
+
+
+def _wait(device):
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+@torch.inference_mode()
+def compare(net, batch, device):
+    """Medians of `ROUNDS` turns of our net, the peer's and a matrix product, for pictures of the model's own size."""
+    config = net.config
+    x = torch.randn(batch, config.in_channels, 16, 16, device=device)
+    t = torch.full((batch,), 500.0, device=device)
+    context = torch.randn(batch, 24, config.context_dim, device=device)
+    vector = torch.randn(batch, config.adm_dim, device=device) if config.adm_dim else None
+    theirs = peer_of(net).to(device)
+    square = torch.randn(1024, 1024, device=device)
+    runs = {
+        "ours": lambda: net(x, t, context, vector),
+        "diffusers": lambda: theirs(x, t, context, class_labels=vector).sample,
+        "matrix product": lambda: square @ square,
+    }
+    difference = (runs["ours"]() - runs["diffusers"]()).norm() / runs["ours"]().norm()
+    if difference > 1e-4:
+        raise SystemExit(f"The nets are not the same: their outputs differ by {difference:.2e}.")
+    with FlopCounterMode(display=False) as counter:
+        runs["ours"]()
+    taken = {name: [] for name in runs}
+    for _ in range(ROUNDS):
+        for name, run in runs.items():
+            taken[name].append(seconds(run, device))
+    medians = {name: statistics.median(times) for name, times in taken.items()}
+    flop, product = counter.get_total_flops(), 2 * 1024**3
+    return {
+        "batch": batch,
+        "ours_seconds": medians["ours"],
+        "diffusers_seconds": medians["diffusers"],
+        "ratio": medians["ours"] / medians["diffusers"],
+        "ours_gflops": flop / medians["ours"] / 1e9,
+        "diffusers_gflops": flop / medians["diffusers"] / 1e9,
+        "matrix_product_gflops": product / medians["matrix product"] / 1e9,
+    }
+
+
+def main():
+    device = choose_device("auto")
+    row = catalog.find("", "generate")
+    net = models.load(row.path).unet.to(device)
+    rows = [compare(net, batch, device) for batch in (1, 2, 8)]
+    say = sys.stderr.write
+    say(f"UNet of {row.id}, {sum(p.numel() for p in net.parameters()) / 1e6:.1f} M parameters, on {device}, float32\n")
+    say(f"{'batch':>6} {'ours':>12} {'diffusers':>12} {'ratio':>7} {'ours':>14} {'matrix product':>16}\n")
+    for r in rows:
+        say(
+            f"{r['batch']:>6} {r['ours_seconds'] * 1e3:>9.1f} ms {r['diffusers_seconds'] * 1e3:>9.1f} ms "
+            f"{r['ratio']:>7.2f} {r['ours_gflops']:>7.1f} GFLOP/s {r['matrix_product_gflops']:>8.1f} GFLOP/s\n"
+        )
+    print(json.dumps({"model": row.id, "device": str(device), "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""Words, noise or a picture to pictures: the laws that hold for any weights."""
+
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from engines import tensors
+from engines.errors import BadPicture, BadRequest, Cancelled
+from engines.requests import SAMPLERS, SCHEDULES
+from engines.tasks.generate import alone, generate
+from tests import tiny
+from tests.tiny import request
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny.latent_diffusion()
+
+
+def drawn(request, model):
+    return [np.asarray(picture.image) for picture in generate(request, model).pictures]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_each_sampler_draws_and_a_batch_equals_its_singles(model, sampler):
+    many = request(sampler=sampler, count=3, variation_strength=0.3)
+    together = drawn(many, model)
+    assert together[0].shape == (64, 64, 3)
+    assert not np.array_equal(together[0], together[1])
+    for index, picture in enumerate(together):
+        single = drawn(alone(many, index), model)[0]
+        # Products of matrices of another height are summed in another order: a code at a border may flip.
+        assert np.mean(np.abs(picture.astype(int) - single) > 2) < 0.01
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULES)
+def test_each_schedule_draws_its_own_picture_again(model, scheduler):
+    first, again = (drawn(request(scheduler=scheduler), model)[0] for _ in range(2))
+    assert np.array_equal(first, again)
+
+
+def test_seeds_count_up(model):
+    result = generate(request(count=3, seed=2**32 - 2), model)
+    assert [picture.seed for picture in result.pictures] == [2**32 - 2, 2**32 - 1, 0]
+    assert np.array_equal(np.asarray(result.pictures[2].image), drawn(request(seed=0), model)[0])
+
+
+def test_many_pictures_are_drawn_batch_after_batch(model, monkeypatch):
+    whole = drawn(request(count=3), model)
+    monkeypatch.setattr("engines.tasks.generate.PIXELS_AT_ONCE", 64 * 64)
+    seen = []
+    result = generate(request(count=3), model, on_progress=seen.append)
+    assert [progress.index for progress in seen] == list(range(1, 10))
+    assert {progress.count for progress in seen} == {9}
+    for before, after in zip(whole, result.pictures, strict=True):
+        assert np.mean(np.abs(before.astype(int) - np.asarray(after.image)) > 2) < 0.01
+
+
+def test_words_style_and_negative_change_the_picture(model):
+    plain = drawn(request(cfg_scale=3.0), model)[0]
+    changes = ({"prompt": "blue square"}, {"style": "flat"}, {"negative": "disc"}, {"cfg_scale": 6.0}, {"prompt": "蓝"})
+    for change in changes:
+        assert not np.array_equal(plain, drawn(request(**{"cfg_scale": 3.0} | change), model)[0])
+
+
+def test_noise_alone_needs_no_words(model):
+    assert drawn(request(prompt="", cfg_scale=1.0), model)[0].std() > 0
+
+
+def test_variation_goes_from_one_seed_to_the_other(model):
+    def at(strength):
+        return drawn(request(variation_seed=99, variation_strength=strength), model)[0]
+
+    assert np.array_equal(at(0.0), drawn(request(), model)[0])
+    assert np.array_equal(at(1.0), drawn(request(seed=99), model)[0])
+    assert not np.array_equal(at(0.5), at(0.0)) and not np.array_equal(at(0.5), at(1.0))
+
+
+def png(image):
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_low_strength_stays_near_the_picture(model):
+    image = Image.new("RGB", (64, 64), (200, 60, 60))
+    x = tensors.from_image(image)
+    with torch.no_grad():
+        passed = tensors.from_image(tensors.to_images(model.decode(model.encode(x)))[0])
+
+    def distance(strength):
+        picture = generate(request(image=png(image), strength=strength, steps=20, sampler="euler"), model).pictures[0]
+        return (tensors.from_image(picture.image) - passed).abs().mean().item()
+
+    assert distance(0.05) < distance(1.0)
+
+
+def test_a_picture_of_another_size_is_fitted(model):
+    wide = Image.new("RGB", (200, 90), (10, 200, 60))
+    assert drawn(request(image=png(wide), width=64, height=96), model)[0].shape == (96, 64, 3)
+
+
+def test_broken_bytes_are_refused(model):
+    with pytest.raises(BadPicture, match="cannot be read"):
+        generate(request(image=b"no picture"), model)
+
+
+def test_progress_has_previews_and_cancel_stops_within_its_step(model):
+    seen = []
+
+    def stop_at_two(progress):
+        seen.append(progress)
+        if progress.index == 2:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        generate(request(steps=6, count=2), model, on_progress=stop_at_two)
+    assert [progress.index for progress in seen] == [1, 2]
+    assert seen[0].preview.size == (130, 64)
+
+
+def test_a_prompt_too_long_for_the_model_is_refused(model):
+    with pytest.raises(BadRequest, match="prompt has .* tokens.*reads 32"):
+        generate(request(prompt="word " * 40), model)
+
+
+def test_a_size_the_model_cannot_draw_is_refused(model):
+    odd = dataclasses.replace(model.config.unet, ch_mult=(1, 2))
+    assert odd.size_multiple * model.first_stage.config.factor == model.size_multiple == 8
+    with pytest.raises(BadRequest, match="multiple of 32"):
+        request(width=72)
+
+
+def test_alone_is_one_picture_of_the_batch():
+    assert alone(request(count=4, seed=5, variation_seed=9), 2) == request(count=1, seed=7, variation_seed=11)

@@ -1,0 +1,72 @@
+"""The table of models, and what becomes of files that are none."""
+
+import json
+import struct
+
+import pytest
+import torch
+
+from engines import catalog
+from engines.checkpoints import models
+from engines.errors import BadCheckpoint, BadRequest
+from tests import tiny
+
+
+@pytest.fixture
+def home(tmp_path):
+    models.save(tmp_path / "models" / "mine.safetensors", tiny.vqgan(), {"licence": "MIT"})
+    models.save(tmp_path / "models" / "painter" / "model.safetensors", tiny.latent_diffusion(), {})
+    return tmp_path
+
+
+def test_every_shipped_model_builds_and_is_finite():
+    rows = catalog.catalog()
+    assert {"vqgan", "latent-diffusion"} <= {row.family for row in rows.values()}
+    for row in rows.values():
+        model = models.load(row.path)
+        assert all(torch.isfinite(value).all() for value in model.state_dict().values())
+        assert row.licence != "unknown" and row.card["command"].startswith("python app.py train")
+        assert (row.path.parent / "card.md").exists()
+
+
+def test_the_artists_models_are_rows_beside_the_shipped_ones(home):
+    rows = catalog.catalog(home)
+    assert list(rows)[: len(catalog.catalog())] == list(catalog.catalog())
+    mine, painter = rows["mine"], rows["painter"]
+    assert (mine.family, mine.tasks, mine.licence) == ("vqgan", ("reconstruct",), "MIT")
+    assert (painter.family, painter.tasks, painter.licence) == ("latent-diffusion", ("generate",), "unknown")
+    assert mine.bytes == mine.path.stat().st_size
+
+
+def test_files_that_are_no_models_are_left_out_with_a_line_in_the_log(home, caplog):
+    (home / "models" / "cut.safetensors").write_bytes(b"\x10\x00")
+    assert "cut" not in catalog.catalog(home)
+    assert "cut.safetensors" in caplog.text
+
+
+def test_a_taken_name_is_left_out_with_a_line_in_the_log(home, caplog):
+    models.save(home / "models" / "other" / "mine.safetensors", tiny.kl(), {})
+    assert catalog.catalog(home)["mine"].family == "vqgan"
+    assert "taken" in caplog.text
+
+
+def test_find_by_name_by_path_and_by_task(home):
+    assert catalog.find("mine", "reconstruct", home).id == "mine"
+    assert catalog.find(str(home / "models" / "mine.safetensors"), "reconstruct").id == "mine"
+    assert catalog.find(str(home / "models" / "painter"), "generate").id == "painter"
+    assert "generate" in catalog.find("", "generate", home).tasks
+
+
+def test_find_says_what_there_is(home):
+    with pytest.raises(BadRequest, match="no model called “nobody”.*painter"):
+        catalog.find("nobody", "generate", home)
+    with pytest.raises(BadRequest, match="“mine” cannot generate.*painter"):
+        catalog.find("mine", "generate", home)
+
+
+def test_a_path_to_something_else_is_refused(tmp_path):
+    path = tmp_path / "other.safetensors"
+    header = json.dumps({"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+    with pytest.raises(BadCheckpoint, match="no model of a known family"):
+        catalog.find(str(path), "generate")

@@ -1,0 +1,117 @@
+"""The engine as a library, and in a process of its own."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+from PIL import Image
+
+from engines import requests
+from engines.checkpoints import files, models
+from engines.engine import Engine
+from engines.errors import AtelierError, BadRequest, Cancelled
+from engines.runtime import choose_device
+from engines.worker import Worker
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    models.save(home / "models" / "painter.safetensors", tiny.latent_diffusion(), {})
+    models.save(home / "models" / "mirror.safetensors", tiny.vqgan(), {})
+    return home
+
+
+def request(**fields):
+    return tiny.request(**{"model": "painter"} | fields)
+
+
+def reconstruction():
+    stream = io.BytesIO()
+    Image.new("RGB", (32, 32), "teal").save(stream, "PNG")
+    return requests.ReconstructRequest(model="mirror", image=stream.getvalue())
+
+
+def test_the_record_makes_each_picture_again(home):
+    engine = Engine(home, "cpu")
+    result = engine.run(request(count=2, variation_seed=5, variation_strength=0.5))
+    for picture in result.pictures:
+        record = json.loads(json.dumps(picture.record))
+        again = engine.run(requests.from_json(json.dumps(record["request"]))).pictures
+        assert len(again) == 1 and again[0].seed == picture.seed == record["request"]["seed"]
+        assert again[0].record == picture.record
+        assert again[0].image.size == picture.image.size
+    assert record["model_sha256"] == files.sha256(home / "models" / "painter.safetensors")
+    assert (record["device"], record["precision"], record["versions"]["torch"]) == ("cpu", "float32", torch.__version__)
+
+
+def test_models_stay_loaded_until_others_are_wanted(home, monkeypatch):
+    loaded = []
+    real = models.load
+    monkeypatch.setattr("engines.engine.KEPT", 1)
+    monkeypatch.setattr("engines.engine.models.load", lambda path: (loaded.append(path.stem), real(path))[1])
+    engine = Engine(home, "cpu")
+    for asked in (request(), request(seed=1), reconstruction(), request()):
+        engine.run(asked)
+    assert loaded == ["painter", "mirror", "painter"]
+
+
+def test_devices():
+    assert choose_device("cpu") == torch.device("cpu")
+    for name in ("tpu", "cuda:99", "cpu:1", ""):
+        with pytest.raises(BadRequest, match="no device"):
+            choose_device(name)
+
+
+@pytest.fixture(scope="module")
+def worker(home):
+    worker = Worker(home, "cpu")
+    yield worker
+    worker.close()
+
+
+def test_a_worker_draws_what_the_engine_draws(worker, home):
+    seen = []
+    result = worker.run(request(), seen.append)
+    assert [progress.index for progress in seen] == [1, 2, 3]
+    assert result.pictures[0].image.tobytes() == Engine(home, "cpu").run(request()).pictures[0].image.tobytes()
+
+
+def test_a_refused_request_leaves_the_worker_at_work(worker):
+    with pytest.raises(BadRequest, match="no model called"):
+        worker.run(request(model="nobody"))
+    assert worker.run(reconstruction()).psnr > 0
+
+
+def test_cancel_stops_within_a_step(worker):
+    stop, seen = threading.Event(), []
+
+    def report(progress):
+        seen.append(progress.index)
+        stop.set()
+
+    with pytest.raises(Cancelled):
+        worker.run(request(steps=150, width=256, height=256), report, stop.is_set)
+    assert len(seen) < 149
+    assert len(worker.run(request()).pictures) == 1
+
+
+def test_a_killed_process_fails_its_one_request(worker):
+    def kill(progress):
+        os.kill(worker._process.pid, signal.SIGKILL)
+
+    with pytest.raises(AtelierError, match="stopped in the middle.*starts again"):
+        worker.run(request(steps=150, width=256, height=256), kill)
+    assert len(worker.run(request()).pictures) == 1
+
+
+def test_this_side_of_the_worker_imports_no_torch():
+    code = "import sys, engines.worker, engines.catalog, engines.requests; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,40 @@
+"""What the peer, diffusers, calls the parts of our nets."""
+
+import re
+
+RESNET = {
+    "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0", "conv2": "out_layers.3", "conv_shortcut": "skip_connection",
+}
+TOP = {
+    "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2",
+    "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
+    "class_embedding.linear_1": "label_emb.0.0", "class_embedding.linear_2": "label_emb.0.2",
+}
+
+
+def published_key(key, config):
+    """The name in a single-file checkpoint of what diffusers calls `key`."""
+    for theirs, ours in TOP.items():
+        if key.startswith(theirs + "."):
+            return ours + key[len(theirs):]
+    if match := re.match(r"mid_block\.(resnets|attentions)\.(\d)\.(.+)", key):
+        kind, index, rest = match.groups()
+        place = f"middle_block.{1 if kind == 'attentions' else 2 * int(index)}"
+    else:
+        way, level, kind, index, rest = re.match(
+            r"(down|up)_blocks\.(\d)\.(\w+)\.(\d)\.(.+)", key
+        ).groups()
+        level, index, blocks = int(level), int(index), config.num_res_blocks
+        if kind == "downsamplers":
+            return f"input_blocks.{(level + 1) * (blocks + 1)}.0.op.{rest.removeprefix('conv.')}"
+        if kind == "upsamplers":
+            # After the last residual block of the level, and after its transformer if there is one.
+            attention = len(config.ch_mult) - 1 - level in config.attention_levels
+            return f"output_blocks.{level * (blocks + 1) + blocks}.{1 + attention}.{rest}"
+        number = level * (blocks + 1) + index + (way == "down")
+        place = f"{'input' if way == 'down' else 'output'}_blocks.{number}.{int(kind == 'attentions')}"
+    if kind == "resnets":
+        name, leaf = rest.split(".")
+        rest = f"{RESNET[name]}.{leaf}"
+    return f"{place}.{rest}"

@@ -1,0 +1,66 @@
+"""Small models with random weights and small pictures, for tests of what surrounds them."""
+
+import numpy as np
+import torch
+
+from engines import requests
+from engines.diffusion.unet import UNetConfig
+from engines.training.data import Example
+from engines.training.diffusion import DiffusionRecipe, DiffusionTrainer
+from engines.vqgan.autoencoder import VQGAN, AutoencoderConfig, CodebookConfig, KLAutoencoder
+
+AUTOENCODER = AutoencoderConfig(
+    ch=16, ch_mult=(1, 2), num_res_blocks=1, attention_levels=(), z_channels=4, embed_dim=4, norm_groups=8, patch=2
+)
+UNET = UNetConfig(
+    ch=16, ch_mult=(1, 2), num_res_blocks=1, attention_levels=(1,), context_dim=24, num_heads=2, adm_dim=24, norm_groups=8
+)
+RECIPE = DiffusionRecipe(
+    UNET, text_width=24, text_layers=1, text_heads=2, vocab_size=300, context_length=32, size=32, batch=4, variants=2
+)
+COLOURS = {"red": (220, 40, 40), "green": (40, 180, 60), "blue": (40, 80, 220)}
+
+
+def examples(count=24, size=32):
+    """Icons of one colour each: a square or a disc, captioned in English and Chinese, and two photographs."""
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2
+    rows = []
+    for i in range(count):
+        name, colour = list(COLOURS.items())[i % 3]
+        shape = "disc" if i % 2 else "square"
+        inside = np.hypot(x, y) < size / 3 if shape == "disc" else np.maximum(abs(x), abs(y)) < size / 3
+        pixels = np.zeros((size, size, 4), np.uint8)
+        pixels[inside] = (*colour, 255)
+        rows.append(Example(f"{i}.png", pixels, f"{name} {shape} {i}", f"{i}号", "flat", (f"{shape}",)))
+    rng = np.random.default_rng(0)
+    photos = rng.integers(0, 256, (2, size + 8, size + 4, 3), dtype=np.uint8)
+    return rows + [Example(f"photo{i}.png", pixels) for i, pixels in enumerate(photos)]
+
+
+def vqgan(seed=0):
+    torch.manual_seed(seed)
+    return VQGAN(AUTOENCODER, CodebookConfig(64, l2_normalised=True, ema_decay=0.99)).eval().requires_grad_(False)
+
+
+def kl(seed=0):
+    torch.manual_seed(seed)
+    return KLAutoencoder(AUTOENCODER).eval().requires_grad_(False)
+
+
+def diffusion_trainer(recipe=RECIPE, **options):
+    return DiffusionTrainer(recipe, examples(), vqgan(), **options)
+
+
+def latent_diffusion():
+    """A model whose every weight counts: nothing in it is zero."""
+    model = diffusion_trainer().model
+    draw = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.unet.parameters():
+            if not parameter.any():
+                parameter.normal_(0, 0.05, generator=draw)
+    return model.eval().requires_grad_(False)
+
+
+def request(**fields):
+    return requests.GenerateRequest(**{"prompt": "red disc", "width": 64, "height": 64, "steps": 3, "seed": 7} | fields)
