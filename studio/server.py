@@ -1,12 +1,25 @@
 """The studio process: the home, the queue, the engine's worker and the page, from start to Ctrl+C."""
 
 import logging
+import sys
 import threading
+from dataclasses import dataclass
+from pathlib import Path
 
 from engines.worker import Worker
+from studio.database import Database
 from studio.gallery import Gallery
 from studio.home import open_home
 from studio.jobs import Jobs
+
+
+@dataclass(frozen=True)
+class Studio:
+    """What the page works on."""
+
+    home: Path
+    gallery: Gallery
+    jobs: Jobs
 
 
 def serve(home, host, port, device):
@@ -18,13 +31,15 @@ def serve(home, host, port, device):
     threading.Thread(target=worker.start, name="engine start", daemon=True).start()
     from studio import layout
 
-    gallery = Gallery(home)
-    jobs = Jobs(home, worker, gallery)
+    database = Database(home / "atelier.db")
+    gallery = Gallery(home, database)
+    studio = Studio(home, gallery, Jobs(worker, gallery, database))
     try:
-        demo = layout.build(jobs, gallery, home)
-        layout.launch(demo, host, port, home)
+        address = layout.launch(layout.build(studio), host, port, home, block=False)
+        print(f"atelier: open {address} in a browser; Ctrl+C stops the studio.", file=sys.stderr, flush=True)
+        threading.Event().wait()
     except KeyboardInterrupt:
         pass
     finally:
-        jobs.close()
+        studio.jobs.close()
         worker.close()

@@ -1,0 +1,99 @@
+"""The page: every tab is drawn, then every tab is wired."""
+
+import os
+import tempfile
+from pathlib import Path
+
+# Gradio reads these when it is imported; the studio speaks to no one outside this machine.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="atelier-")
+
+import gradio as gr  # noqa: E402
+
+from studio.security import Guard  # noqa: E402
+from studio.tabs import generate, reconstruct  # noqa: E402
+from studio.texts import I18N, ROWS, t  # noqa: E402
+
+TABS = {"generate": generate, "reconstruct": reconstruct}
+ASSETS = Path(__file__).parent.parent / "assets"
+MAX_UPLOAD = "64mb"
+
+# Ctrl+Enter presses the button of the tab that is seen.
+SHORTCUTS = """() => {
+  document.addEventListener('keydown', event => {
+    if (event.key !== 'Enter' || !(event.ctrlKey || event.metaKey)) return;
+    const button = [...document.querySelectorAll('button.run')].find(b => b.offsetParent && !b.disabled);
+    if (button) { event.preventDefault(); button.click(); }
+  }, true);
+}"""
+
+
+def theme():
+    """Calm and plain: neutral greys, one accent, fonts of the system."""
+    fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans CJK SC", "sans-serif"]
+    return gr.themes.Base(
+        primary_hue=gr.themes.colors.indigo,
+        neutral_hue=gr.themes.colors.stone,
+        font=fonts,
+        font_mono=["ui-monospace", "Consolas", "monospace"],
+        radius_size=gr.themes.sizes.radius_md,
+    ).set(
+        body_background_fill="*neutral_50",
+        body_background_fill_dark="*neutral_950",
+        block_border_width="0px",
+        block_shadow="none",
+        block_background_fill="transparent",
+        block_background_fill_dark="transparent",
+        block_label_background_fill="transparent",
+        block_label_background_fill_dark="transparent",
+        block_label_border_width="0px",
+        block_info_text_size="*text_xs",
+        input_background_fill="white",
+        input_background_fill_dark="*neutral_900",
+        input_border_width="1px",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_text_color="white",
+    )
+
+
+def build(studio):
+    """The `gr.Blocks` over a `studio` with `home`, `jobs` and `gallery`."""
+    with gr.Blocks(title="Atelier", analytics_enabled=False, fill_width=True) as demo:
+        gr.HTML(f'<header><h1>Atelier</h1><span>{ROWS["tagline"][0]}</span></header>')
+        with gr.Tabs(elem_id="tabs") as tabs:
+            parts = {}
+            for name, tab in TABS.items():
+                with gr.Tab(t(name), id=name, elem_id=f"tab-{name}"):
+                    parts[name] = tab.draw(studio)
+        for name, tab in TABS.items():
+            tab.wire(studio, parts[name], parts, tabs, demo)
+    demo.queue(max_size=200, api_open=False, default_concurrency_limit=20)
+    return demo
+
+
+def launch(demo, host, port, home, *, block=True):
+    """Serve the page; returns its address."""
+    _, address, _ = demo.launch(
+        server_name=host,
+        server_port=port,
+        prevent_thread_lock=not block,
+        quiet=True,
+        share=False,
+        show_error=False,
+        inbrowser=False,
+        mcp_server=False,
+        ssr_mode=False,
+        enable_monitoring=False,
+        run_history=False,
+        footer_links=[],
+        max_file_size=MAX_UPLOAD,
+        allowed_paths=[str(Path(home) / "gallery")],
+        app_kwargs={"middleware": [Guard.middleware(host)]},
+        theme=theme(),
+        css_paths=[ASSETS / "style.css"],
+        js=SHORTCUTS,
+        i18n=I18N,
+    )
+    return address

@@ -1,0 +1,108 @@
+"""What the tabs share: controls from the requests' own table, errors as sentences, progress as a line."""
+
+import functools
+import html
+import inspect
+import logging
+import secrets
+
+import gradio as gr
+
+from engines import requests
+from engines.errors import AtelierError
+from studio.texts import say, t
+
+log = logging.getLogger(__name__)
+
+
+class Upload(gr.Image):
+    """A picture as the path of what was sent, unread: our own loader judges it."""
+
+    def get_block_name(self):
+        return "image"
+
+    def preprocess(self, payload):
+        return payload.path if payload else None
+
+
+def control(request, name, tab, **options):
+    """The component for one field of a request: bounds, default and help as the field says."""
+    meta = requests.control(request, name)
+    options = {
+        "label": t(name),
+        "info": t(f"{name}.help"),
+        "value": meta["default"],
+        "elem_id": f"{tab}-{name.replace('_', '-')}",
+    } | options
+    if "choices" in meta:
+        names = [(text.partition(":")[0], key) for key, text in meta["choices"].items()]
+        return gr.Dropdown(choices=names, **options)
+    if "low" in meta:
+        if meta["high"] > 10_000:
+            return gr.Number(minimum=meta["low"], maximum=meta["high"], precision=0, **options)
+        return gr.Slider(meta["low"], meta["high"], step=meta["step"], **options)
+    return gr.Textbox(**options)
+
+
+def named(components, values):
+    """What gradio gives for a set of inputs, by the names of `components`."""
+    return {name: values[component] for name, component in components.items()}
+
+
+def guard(handler):
+    """`handler` with its failures as one sentence on the page; a traceback goes to the log alone."""
+
+    def sentence(error):
+        if isinstance(error, AtelierError):
+            return str(error)
+        number = secrets.token_hex(4)
+        log.error("failure %s", number, exc_info=error)
+        return f"Something went wrong (id {number}); the log has the details. Try again or change the settings."
+
+    if inspect.isgeneratorfunction(handler):
+
+        @functools.wraps(handler)
+        def guarded(*arguments):
+            try:
+                yield from handler(*arguments)
+            except gr.Error:
+                raise
+            except Exception as error:
+                raise gr.Error(html.escape(sentence(error)), print_exception=False) from error
+    else:
+
+        @functools.wraps(handler)
+        def guarded(*arguments):
+            try:
+                return handler(*arguments)
+            except gr.Error:
+                raise
+            except Exception as error:
+                raise gr.Error(html.escape(sentence(error)), print_exception=False) from error
+
+    return guarded
+
+
+def status(state, request):
+    """A job as one line of HTML: a slim bar while it runs, what came of it after."""
+    if state.state == "failed":
+        return f'<div class="status failed" role="alert">{html.escape(state.error)}</div>'
+    if state.state == "cancelled":
+        return f'<div class="status">{say(request, "cancelled")}</div>'
+    if state.state == "done":
+        text = say(request, "done", seconds=state.seconds) if state.seconds else ""
+        return f'<div class="status">{text}</div>'
+    share, words = 0, say(request, "starting")
+    if state.state == "waiting":
+        words = say(request, "waiting", ahead=state.ahead)
+    elif state.progress:
+        share = state.progress.index / state.progress.count
+        words = say(request, "step", index=state.progress.index, count=state.progress.count)
+        words += " · " + say(request, "left", seconds=round(state.seconds_left))
+    bar = f'<div class="bar"><div style="width:{share:.1%}"></div></div>'
+    return f'<div class="status running" role="status">{bar}<span>{words}</span></div>'
+
+
+def models_for(catalog, task):
+    """The choices of a model's dropdown."""
+    return [(row.card.get("title", row.id), row.id) for row in catalog.values() if task in row.tasks]

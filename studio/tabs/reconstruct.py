@@ -1,0 +1,107 @@
+"""The Reconstruct tab: a picture through a VQGAN and back, with its tokens."""
+
+import html
+from types import SimpleNamespace
+
+import gradio as gr
+
+from engines.catalog import catalog
+from engines.errors import BadPicture
+from engines.requests import ReconstructRequest
+from studio import images
+from studio.jobs import FINAL
+from studio.tabs.common import Upload, control, guard, models_for, named, status
+from studio.texts import ROWS, say, t
+
+
+def draw(studio):
+    """Draw the tab; returns its parts, the fields of the request under `fields`."""
+    with gr.Row(elem_id="reconstruct-page", elem_classes="page"):
+        with gr.Column(elem_classes="ask"):
+            gr.HTML(f'<div class="hint">{html.escape(ROWS["empty_reconstruct"][0])}</div>')
+            image = Upload(
+                type="filepath", format="png", image_mode=None, sources=["upload", "clipboard"], label=t("picture"),
+                elem_id="reconstruct-image", height=300,
+            )  # fmt: skip
+            choices = models_for(catalog(studio.home), "reconstruct")
+            model = gr.Dropdown(
+                choices, value=choices[0][1] if choices else None, label=t("model"), info=t("model.help"),
+                elem_id="reconstruct-model",
+            )  # fmt: skip
+            max_side = control(ReconstructRequest, "max_side", "reconstruct")
+            with gr.Row(elem_classes="actions"):
+                run = gr.Button(t("reconstruct"), variant="primary", elem_id="reconstruct-run", elem_classes="run")
+                stop = gr.Button(t("stop"), interactive=False, elem_id="reconstruct-stop")
+        with gr.Column(elem_classes="result"):
+            line = gr.HTML(elem_id="reconstruct-status")
+            figures = gr.HTML(elem_id="reconstruct-figures")
+            slider = gr.ImageSlider(
+                label=ROWS["slider"][0], format="png", interactive=False, elem_id="reconstruct-slider", max_height=560
+            )
+            with gr.Row():
+                difference = gr.Image(
+                    label=t("difference"), format="png", interactive=False, elem_id="reconstruct-difference"
+                )
+                tokens = gr.Image(label=t("tokens"), format="png", interactive=False, elem_id="reconstruct-tokens")
+    return SimpleNamespace(
+        fields={"model": model, "max_side": max_side}, image=image, run=run, stop=stop, line=line, figures=figures,
+        slider=slider, difference=difference, tokens=tokens, job=gr.State(""),
+    )  # fmt: skip
+
+
+def wire(studio, parts, parts_of, tabs, demo):
+    """Wire the tab."""
+    asked = parts.fields | {"image": parts.image}
+    shown = [parts.line, parts.figures, parts.slider, parts.difference, parts.tokens, parts.run, parts.stop]
+
+    def submit(values, request: gr.Request):
+        given = named(asked, values)
+        if not given["image"]:
+            raise BadPicture(say(request, "no_picture"))
+        given["image"] = images.png_bytes(images.read_picture(given["image"]))
+        return studio.jobs.submit(ReconstructRequest(**given))
+
+    def follow(job, request: gr.Request):
+        for state in studio.jobs.watch(job):
+            busy = state.state not in FINAL
+            update = {
+                parts.line: status(state, request),
+                parts.run: gr.Button(interactive=not busy),
+                parts.stop: gr.Button(interactive=busy),
+            }
+            if state.result:
+                result = state.result
+                update |= {
+                    parts.figures: figures(result, request),
+                    parts.slider: (result.source, result.reconstruction),
+                    parts.difference: result.difference,
+                    parts.tokens: result.token_map,
+                }
+            yield update
+
+    gr.on(
+        [parts.run.click],
+        guard(submit),
+        inputs=set(asked.values()),
+        outputs=[parts.job],
+        show_progress="hidden",
+        api_visibility="private",
+    ).success(
+        guard(follow), parts.job, shown, show_progress="hidden", concurrency_limit=None, api_visibility="private"
+    )
+    parts.stop.click(guard(lambda job: studio.jobs.cancel(job)), parts.job, None, api_visibility="private")
+
+
+def figures(result, request):
+    """The measures of a reconstruction as a row of HTML."""
+    rows = [("psnr", f"{result.psnr:.2f} dB"), ("ssim", f"{result.ssim:.3f}")]
+    if result.indices is not None:
+        high, wide = result.indices.shape
+        rows += [
+            ("bits", f"{result.bits_per_pixel:.3f}"),
+            ("tokens", f"{wide} × {high}"),
+            ("codes", f"{result.codes_used} / {result.n_embed}"),
+            ("perplexity", f"{result.perplexity:.0f}"),
+        ]
+    cells = "".join(f"<div><b>{value}</b><span>{say(request, f'figure.{key}')}</span></div>" for key, value in rows)
+    return f'<div class="figures">{cells}</div>'

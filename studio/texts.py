@@ -1,0 +1,130 @@
+"""What the page says, in English and Chinese: one table, from which labels, help and handlers take their words."""
+
+import gradio as gr
+
+from engines import requests
+
+# key: (English, Chinese). Help of request fields comes from their own table in English.
+TABLE = {
+    "tagline": ("a local art studio", "本地艺术工作室"),
+    "generate": ("Generate", "生成"),
+    "reconstruct": ("Reconstruct", "重建"),
+    "stop": ("Stop", "停止"),
+    "settings": ("Settings", "设置"),
+    "guidance_more": ("Guidance in detail", "引导细节"),
+    "variation": ("Variation", "变体"),
+    "from_picture": ("From a picture", "以图生图"),
+    "reuse_settings": ("Settings of a picture", "读取图片设置"),
+    "noise_only": ("From noise alone", "仅从噪声"),
+    "noise_only.help": ("draws without words or guidance", "不用文字，也不用引导"),
+    "random_seed": ("New seed each time", "每次使用新种子"),
+    "random_seed.help": ("switch off to draw the same picture again", "关闭后可重复同一张图"),
+    "pictures": ("Pictures", "图片"),
+    "forming": ("Forming", "正在生成"),
+    "download": ("Download PNG", "下载 PNG"),
+    "use_seed": ("Use its seed", "使用此种子"),
+    "to_reconstruct": ("Send to Reconstruct", "发送到重建"),
+    "to_image": ("Start from it", "以此图为起点"),
+    "picture": ("Picture", "图片"),
+    "picture.help": ("PNG, JPEG or WebP; drop, paste or choose a file", "PNG、JPEG 或 WebP；拖放、粘贴或选择文件"),
+    "slider": ("Picture | reconstruction", "原图 | 重建"),
+    "difference": ("Difference, four times amplified", "差异（放大四倍）"),
+    "tokens": ("Tokens: a colour a code", "词元：每个编码一种颜色"),
+    "empty": ("Write what you want to see and press Generate.", "写下想看到的画面，然后点“生成”。"),
+    "empty_reconstruct": (
+        "Choose a picture: it is read as tokens from a codebook and drawn again from them.",
+        "选择一张图片：它会被读成码本中的词元，再由词元重新画出。",
+    ),
+    "waiting": ("Waiting; {ahead} before this one", "等待中；前面还有 {ahead} 个"),
+    "starting": ("The engine is getting ready…", "引擎准备中…"),
+    "step": ("Step {index} of {count}", "第 {index} / {count} 步"),
+    "left": ("about {seconds} s left", "约剩 {seconds} 秒"),
+    "done": ("Done in {seconds:.1f} s", "完成，用时 {seconds:.1f} 秒"),
+    "cancelled": ("Stopped.", "已停止。"),
+    "no_picture": ("Choose a picture first.", "请先选择一张图片。"),
+    "nothing_chosen": ("There is no picture yet: draw one first.", "还没有图片：请先生成一张。"),
+    "figure.psnr": ("PSNR", "峰值信噪比"),
+    "figure.ssim": ("SSIM", "结构相似度"),
+    "figure.bits": ("bits per pixel", "每像素比特"),
+    "figure.tokens": ("tokens", "词元"),
+    "figure.codes": ("codes used", "使用的编码"),
+    "figure.perplexity": ("perplexity", "困惑度"),
+    "model": ("Model", "模型"),
+    "prompt": ("Prompt", "提示词"),
+    "negative": ("Negative prompt", "反向提示词"),
+    "style": ("Style", "风格"),
+    "style.any": ("any", "不限"),
+    "style.3d": ("3d", "立体"),
+    "style.glossy": ("glossy", "光泽"),
+    "style.flat": ("flat", "扁平"),
+    "style.cartoon": ("cartoon", "卡通"),
+    "width": ("Width", "宽"),
+    "height": ("Height", "高"),
+    "count": ("Count", "数量"),
+    "steps": ("Steps", "步数"),
+    "sampler": ("Sampler", "采样器"),
+    "scheduler": ("Schedule", "噪声调度"),
+    "cfg_scale": ("Guidance", "引导强度"),
+    "cfg_rescale": ("Rescale", "引导重缩放"),
+    "cfg_start": ("From", "引导开始"),
+    "cfg_end": ("To", "引导结束"),
+    "seed": ("Seed", "种子"),
+    "variation_seed": ("Variation seed", "变体种子"),
+    "variation_strength": ("Variation strength", "变体强度"),
+    "image": ("Picture to start from", "起始图片"),
+    "image.help": ("leave empty to start from noise", "留空则从噪声开始"),
+    "strength": ("Strength", "强度"),
+    "max_side": ("Longest side", "最长边"),
+}
+
+HELP_ZH = {
+    "model": "用哪个模型",
+    "prompt": "想画什么，中文或英文：“红心，扁平”",
+    "negative": "想避开什么；引导强度须大于 1",
+    "style": "怎样画",
+    "width": "像素；模型在其训练尺寸上画得最好",
+    "height": "像素",
+    "count": "一次画几张，种子依次加一",
+    "steps": "去噪步数；越多越慢也越细",
+    "sampler": "每一步怎样走",
+    "scheduler": "噪声怎样逐步下降",
+    "cfg_scale": "多严格地遵循文字；1 为关闭，且快一倍",
+    "cfg_rescale": "抑制强引导的过亮色彩；0 为关闭",
+    "cfg_start": "引导从这一比例的步数开始",
+    "cfg_end": "引导到这一比例的步数结束",
+    "seed": "相同的种子画出相同的图",
+    "variation_seed": "要靠近的第二个种子",
+    "variation_strength": "0 停在原种子，1 到达变体种子",
+    "strength": "离原图多远：低则保留，1 则忽略",
+    "max_side": "更大的图片先缩到这一最长边（像素）",
+}
+
+CLASSES = (requests.GenerateRequest, requests.ReconstructRequest)
+
+
+def _rows():
+    rows = dict(TABLE)
+    for name, chinese in HELP_ZH.items():
+        kind = next(kind for kind in CLASSES if name in kind.__dataclass_fields__)
+        rows[f"{name}.help"] = (requests.control(kind, name)["help"], chinese)
+    return rows
+
+
+ROWS = _rows()
+I18N = gr.I18n(
+    en={key: english for key, (english, _) in ROWS.items()},
+    **{language: {key: chinese for key, (_, chinese) in ROWS.items()} for language in ("zh", "zh-CN")},
+)
+
+
+def t(key):
+    """The text of a label or help line; the browser's language decides which."""
+    if key not in ROWS:
+        raise KeyError(key)
+    return I18N(key)
+
+
+def say(request, key, **values):
+    """The text of `key` in the language of a gradio `request`, with its `values` filled in."""
+    chinese = request is not None and request.headers.get("accept-language", "").lower().startswith("zh")
+    return ROWS[key][chinese].format(**values)
