@@ -5,7 +5,8 @@ import threading
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
-    id TEXT PRIMARY KEY, created REAL NOT NULL, state TEXT NOT NULL, request TEXT NOT NULL, error TEXT NOT NULL DEFAULT ''
+    id TEXT PRIMARY KEY, created REAL NOT NULL, state TEXT NOT NULL, request TEXT NOT NULL,
+    error TEXT NOT NULL DEFAULT ''
 );
 CREATE TABLE IF NOT EXISTS pictures (
     id TEXT PRIMARY KEY, job TEXT NOT NULL, path TEXT NOT NULL, task TEXT NOT NULL, seed INTEGER,

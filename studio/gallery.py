@@ -2,7 +2,9 @@
 
 import datetime
 import json
+import logging
 import secrets
+import sqlite3
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,8 @@ from pathlib import Path
 from engines import requests
 from engines.errors import BadPicture
 from studio import images
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,8 @@ class Gallery:
         """Keep a picture; returns its `Entry` once file and row are safe. Raises `OSError` if the disk refuses."""
         number = secrets.token_hex(8)
         path = self.folder / datetime.date.today().isoformat() / f"{number}.png"
-        images.write_png(path, image, record | {"seed": seed, "job": job})
+        record = record | {"seed": seed, "job": job}
+        images.write_png(path, image, record)
         return self._insert(number, path, record, seed, job, time.time())
 
     def get(self, number):
@@ -59,15 +64,16 @@ class Gallery:
         """The entries of one job, in the order they were made."""
         return tuple(self._select("WHERE job = ? ORDER BY created, rowid", (job,)))
 
-    def recent(self, limit, task="generate"):
-        """The latest entries of a task, newest first."""
-        return self._select("WHERE task = ? ORDER BY created DESC, rowid DESC LIMIT ?", (task, limit))
+    def recent(self, limit, offset=0, task="generate"):
+        """Up to `limit` entries of a task, newest first, after the newest `offset`."""
+        return self._select("WHERE task = ? ORDER BY created DESC, rowid DESC LIMIT ? OFFSET ?", (task, limit, offset))
 
     def _select(self, rest, values):
         with self._database() as connection:
             rows = connection.execute(f"SELECT * FROM pictures {rest}", values).fetchall()
         return [
-            Entry(**{**dict(row), "path": self.folder / row["path"], "record": json.loads(row["record"])}) for row in rows
+            Entry(**dict(row) | {"path": self.folder / row["path"], "record": json.loads(row["record"])})
+            for row in rows
         ]
 
     def _insert(self, number, path, record, seed, job, created):
@@ -75,7 +81,8 @@ class Gallery:
         entry = Entry(number, job, path, request["task"], seed, request.get("prompt", ""), created, record)
         with self._database() as connection:
             connection.execute(
-                "INSERT INTO pictures (id, job, path, task, seed, prompt, created, record) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO pictures (id, job, path, task, seed, prompt, created, record) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (number, job, path.relative_to(self.folder).as_posix(), entry.task, seed, entry.prompt, created,
                  json.dumps(record, ensure_ascii=False)),
             )  # fmt: skip
@@ -86,13 +93,14 @@ class Gallery:
             part.unlink()
         files = {path.stem: path for path in self.folder.rglob("*.png")}
         with self._database() as connection:
-            known = {row["id"] for row in connection.execute("SELECT id FROM pictures")}
-            connection.executemany("DELETE FROM pictures WHERE id = ?", [(number,) for number in known - files.keys()])
+            rows = connection.execute("SELECT id, path FROM pictures").fetchall()
+            known = {row["id"] for row in rows if files.get(row["id"]) == self.folder / row["path"]}
+            gone = [(row["id"],) for row in rows if row["id"] not in known]
+            connection.executemany("DELETE FROM pictures WHERE id = ?", gone)
         for number in files.keys() - known:
+            path = files[number]
             try:
-                record = images.read_record(files[number])
-                self._insert(
-                    number, files[number], record, record.get("seed"), record.get("job", ""), files[number].stat().st_mtime
-                )
-            except (BadPicture, KeyError):
-                continue  # not one of ours: left where it lies
+                record = images.read_record(path)
+                self._insert(number, path, record, record.get("seed"), record.get("job", ""), path.stat().st_mtime)
+            except (BadPicture, KeyError, ValueError, OverflowError, sqlite3.Error) as error:
+                log.warning("%s is left where it lies: %r", path, error)  # not one of ours, or damaged

@@ -1,5 +1,6 @@
 """What the browser and the disk send, as pictures; and pictures with their record, as PNG."""
 
+import contextlib
 import io
 import json
 import os
@@ -7,7 +8,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import ExifTags, Image, PngImagePlugin
 
 from engines.errors import BadPicture
 from engines.requests import MAX_PIXELS
@@ -15,6 +16,17 @@ from engines.requests import MAX_PIXELS
 FORMATS = ("PNG", "JPEG", "WEBP")
 MIN_SIDE = 8
 RECORD = "atelier"  # the name of the PNG text that holds the record
+
+# What turns a picture upright, by its EXIF orientation.
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def read_picture(source):
@@ -28,28 +40,25 @@ def read_picture(source):
             raise BadPicture(
                 f"The picture is {image.width}x{image.height} pixels; it needs at least {MIN_SIDE} on each side."
             )
-        try:
-            image = ImageOps.exif_transpose(image)
-            if image.mode.startswith("I;16") or image.mode == "I":
-                # Pillow cuts 16 bits off at 255 instead of scaling them.
-                return Image.fromarray((np.asarray(image).astype(np.uint32) // 257).astype(np.uint8)).convert("RGB")
+        with _decoding():
+            image = _upright(image)
+            if image.mode.startswith("I"):
+                image = _eight_bits(image)
             if image.has_transparency_data:
                 image = image.convert("RGBA")
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
             return image.convert("RGB")
-        except (OSError, ValueError, SyntaxError) as error:
-            raise BadPicture("The picture is damaged or was cut short; save or download it again.") from error
 
 
 def read_record(source):
     """The record inside a PNG of this studio. Raises `BadPicture` if there is none."""
-    with _open(source) as image:
+    with _open(source) as image, _decoding():
         text = getattr(image, "text", {}).get(RECORD)
     try:
         record = json.loads(text)
         if isinstance(record["request"], dict):
             return record
-    except (TypeError, ValueError, KeyError):
+    except (TypeError, ValueError, KeyError, RecursionError):
         pass
     raise BadPicture("This picture holds no settings: only PNG files made by Atelier, unchanged since, hold them.")
 
@@ -62,7 +71,10 @@ def png_bytes(image):
 
 
 def write_png(path, image, record):
-    """Write a PNG with its `record` inside: a temporary file, synced, then renamed."""
+    """Write a PNG with its `record` inside: a temporary file, synced, then renamed.
+
+    Raises `OSError` if the disk refuses; what was half written is gone then, and an older file is as it was.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = PngImagePlugin.PngInfo()
@@ -74,7 +86,7 @@ def write_png(path, image, record):
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
-    except OSError:
+    except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
@@ -86,10 +98,38 @@ def _open(source):
             # Pillow warns of large pictures; the limit below is ours.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(stream, formats=FORMATS)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:  # far above our limit
+        raise _too_large() from error
+    except (OSError, ValueError, SyntaxError) as error:
         raise BadPicture("This is no picture that can be read: use a PNG, JPEG or WebP file.") from error
     if image.width * image.height > MAX_PIXELS:
-        millions = image.width * image.height / 1e6
         image.close()
-        raise BadPicture(f"The picture has {millions:.0f} million pixels; up to {MAX_PIXELS // 10**6} million are read.")
+        raise _too_large()
     return image
+
+
+def _too_large():
+    return BadPicture(f"The picture has more than {MAX_PIXELS // 10**6} million pixels; make it smaller and try again.")
+
+
+@contextlib.contextmanager
+def _decoding():
+    try:
+        yield
+    except (OSError, ValueError, SyntaxError) as error:
+        raise BadPicture("The picture is damaged or was cut short; save or download it again.") from error
+
+
+def _upright(image):
+    # `ImageOps.exif_transpose` also writes the other tags anew, and fails on those that are damaged.
+    turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
+    return image if turn is None else image.transpose(turn)
+
+
+def _eight_bits(image):
+    # Pillow cuts 16-bit greys off at 255 instead of scaling them, and forgets which of them is transparent.
+    values = np.asarray(image).astype(np.uint32)
+    grey = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if "transparency" in image.info:
+        grey.putalpha(Image.fromarray(np.where(values == image.info["transparency"], 0, 255).astype(np.uint8)))
+    return grey

@@ -5,9 +5,11 @@ watches. One thread runs the jobs in order, so that cancelled means idle.
 """
 
 import collections
+import contextlib
 import dataclasses
 import logging
 import secrets
+import sqlite3
 import threading
 import time
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from engines import requests
 from engines.errors import AtelierError, BadRequest, Cancelled
 
 MAX_WAITING = 100
+MAX_REQUEST = 60_000_000  # bytes as JSON: the picture keeps its request as PNG text, and 64 MB of that are read again
 RESULTS_KEPT = 8
 FINAL = ("done", "failed", "cancelled")
 
@@ -46,23 +49,34 @@ class Jobs:
         self._waiting = collections.deque()
         self._running = None  # the JobState of the job at work
         self._started = 0.0
+        self._paced = None  # when its first progress came, and the step that this was
         self._cancelled = set()
-        self._results = collections.OrderedDict()
+        self._latest = collections.OrderedDict()  # the final JobStates of the latest jobs, with their results
         self._closed = False
         self._recover()
         self._thread = threading.Thread(target=self._work, name="jobs", daemon=True)
         self._thread.start()
 
     def submit(self, request):
-        """Queue a request; returns the job's id. Raises `BadRequest` when too many wait."""
+        """Queue a request; returns the job's id.
+
+        Raises `BadRequest` when too many wait or its picture is too large to be kept with what is made from
+        it, and `AtelierError` if the row cannot be written.
+        """
+        text = requests.to_json(request)
+        if len(text) > MAX_REQUEST:
+            raise BadRequest(
+                f"The picture takes {len(text) * 3 // 4 // 10**6} MB as PNG; up to {MAX_REQUEST * 3 // 4 // 10**6} MB "
+                "are kept with what is made from it: make it smaller and try again."
+            )
         with self._changed:
             if len(self._waiting) >= MAX_WAITING:
                 raise BadRequest(f"{MAX_WAITING} jobs are waiting already; let some finish, or stop some.")
             job = secrets.token_hex(8)
-            with self._database() as connection:
+            with _on_disk(job), self._database() as connection:
                 connection.execute(
                     "INSERT INTO jobs (id, created, state, request) VALUES (?, ?, 'waiting', ?)",
-                    (job, time.time(), requests.to_json(request)),
+                    (job, time.time(), text),
                 )
             self._waiting.append((job, request))
             self._changed.notify_all()
@@ -74,7 +88,7 @@ class Jobs:
             for row in self._waiting:
                 if row[0] == job:
                     self._waiting.remove(row)
-                    self._finish(job, "cancelled")
+                    self._finish(JobState(job, "cancelled"))
                     return
             if self._running and self._running.id == job:
                 self._cancelled.add(job)
@@ -87,14 +101,8 @@ class Jobs:
             for index, (waiting, _) in enumerate(self._waiting):
                 if waiting == job:
                     return JobState(job, "waiting", ahead=index + (self._running is not None))
-        with self._database() as connection:
-            row = connection.execute("SELECT state, error FROM jobs WHERE id = ?", (job,)).fetchone()
-        if row is None:
-            raise BadRequest("There is no such job; it may belong to another studio.")
-        result, seconds = self._results.get(job, (None, 0.0))
-        return JobState(
-            job, row["state"], entries=self._gallery.of_job(job), result=result, error=row["error"], seconds=seconds
-        )
+            final = self._latest.get(job)
+        return dataclasses.replace(final or self._stored(job), entries=self._gallery.of_job(job))
 
     def watch(self, job, every=1.0):
         """Yields the `JobState` at each change and every second, and ends after a final one."""
@@ -120,18 +128,25 @@ class Jobs:
     def _looks(self, job):
         return _looks(self.state(job))
 
+    def _stored(self, job):
+        with self._database() as connection:
+            row = connection.execute("SELECT state, error FROM jobs WHERE id = ?", (job,)).fetchone()
+        if row is None:
+            raise BadRequest("There is no such job; it may belong to another studio.")
+        return JobState(job, row["state"], error=row["error"])
+
     def _recover(self):
         with self._database() as connection:
             connection.execute(
                 "UPDATE jobs SET state = 'failed', error = ? WHERE state = 'running'",
                 ("The studio was stopped while this was drawn; press Generate to draw it again.",),
             )
-            rows = connection.execute("SELECT id, request FROM jobs WHERE state = 'waiting' ORDER BY created").fetchall()
+            rows = connection.execute("SELECT id, request FROM jobs WHERE state = 'waiting' ORDER BY rowid").fetchall()
         for row in rows:
             try:
                 self._waiting.append((row["id"], requests.from_json(row["request"])))
             except BadRequest as error:
-                self._finish(row["id"], "failed", str(error))
+                self._finish(JobState(row["id"], "failed", error=str(error)))
 
     def _work(self):
         while True:
@@ -140,30 +155,31 @@ class Jobs:
                 if self._closed:
                     return
                 job, request = self._waiting.popleft()
-                self._running, self._started = JobState(job, "running"), time.monotonic()
-                self._set(job, "running")
+                self._running, self._started, self._paced = JobState(job, "running"), time.monotonic(), None
                 self._changed.notify_all()
-            outcome = self._run(job, request)
+            final = self._run(job, request)
             with self._changed:
                 self._running = None
-                self._finish(job, *outcome)
+                self._finish(dataclasses.replace(final, seconds=time.monotonic() - self._started))
 
     def _run(self, job, request):
+        # the final state of the job, whatever happens: the thread must outlive every one of them
         try:
+            with _on_disk(job):
+                self._set(job, "running")
             result = self._worker.run(request, self._progressed, lambda: job in self._cancelled)
-            self._keep(job, result)
-            return ("done",)
+            with _on_disk(job):
+                self._keep(job, result)
+            return JobState(job, "done", result=result)
         except Cancelled:
-            return ("cancelled",)
+            return JobState(job, "cancelled")
         except AtelierError as error:
-            return "failed", str(error)
-        except OSError:
-            log.exception("job %s: a picture could not be written", job)
-            return "failed", "The picture could not be written: make room on the disk that holds the home folder."
+            return JobState(job, "failed", error=str(error))
         except Exception:
             number = secrets.token_hex(4)
             log.exception("job %s: failure %s", job, number)
-            return "failed", f"Something went wrong (id {number}); the log has the details. Try other settings."
+            sentence = f"Something went wrong (id {number}); the log has the details. Try other settings."
+            return JobState(job, "failed", error=sentence)
 
     def _keep(self, job, result):
         if isinstance(result, requests.GenerateResult):
@@ -171,16 +187,17 @@ class Jobs:
                 self._gallery.add(picture.image, picture.record, picture.seed, job)
         else:
             self._gallery.add(result.reconstruction, result.record, job=job)
-        self._results[job] = result, time.monotonic() - self._started
-        while len(self._results) > RESULTS_KEPT:
-            self._results.popitem(last=False)
 
     def _progressed(self, progress):
+        now = time.monotonic()
         with self._changed:
             before = self._running.progress
             if progress.preview is None and before is not None:
                 progress = dataclasses.replace(progress, preview=before.preview)
-            pace = (time.monotonic() - self._started) / progress.index
+            # The first step also waits for the engine and the model: later ones tell the pace without it.
+            since, first = self._paced or (self._started, 0)
+            self._paced = self._paced or (now, progress.index)
+            pace = (now - since) / max(progress.index - first, 1)
             left = pace * (progress.count - progress.index)
             self._running = dataclasses.replace(self._running, progress=progress, seconds_left=left)
             self._changed.notify_all()
@@ -189,10 +206,28 @@ class Jobs:
         with self._database() as connection:
             connection.execute("UPDATE jobs SET state = ?, error = ? WHERE id = ?", (state, error, job))
 
-    def _finish(self, job, state, error=""):
-        self._set(job, state, error)
-        self._cancelled.discard(job)
+    def _finish(self, final):
+        try:
+            self._set(final.id, final.state, final.error)
+        except sqlite3.Error:  # who watches is told all the same; the next start finds the row as it was
+            log.exception("job %s: its end could not be written", final.id)
+        self._latest[final.id] = final
+        while len(self._latest) > RESULTS_KEPT:
+            self._latest.popitem(last=False)
+        self._cancelled.discard(final.id)
         self._changed.notify_all()
+
+
+@contextlib.contextmanager
+def _on_disk(job):
+    # a full or failing disk is a sentence for the page; what it was exactly is for the log
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        log.exception("job %s: the home folder could not be written", job)
+        raise AtelierError(
+            "The home folder could not be written: make room on its disk, or allow writing there, and try again."
+        ) from error
 
 
 def _looks(state):

@@ -13,7 +13,7 @@ import gradio as gr  # noqa: E402
 
 from studio.security import Guard  # noqa: E402
 from studio.tabs import generate, reconstruct  # noqa: E402
-from studio.texts import I18N, ROWS, t  # noqa: E402
+from studio.texts import I18N, t  # noqa: E402
 
 TABS = {"generate": generate, "reconstruct": reconstruct}
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -49,6 +49,16 @@ def theme():
         block_label_background_fill_dark="transparent",
         block_label_border_width="0px",
         block_info_text_size="*text_xs",
+        block_info_text_color="*neutral_500",
+        block_info_text_color_dark="*neutral_400",
+        body_text_color_subdued="*neutral_500",
+        body_text_color_subdued_dark="*neutral_400",
+        block_title_text_color="*neutral_800",
+        block_title_text_color_dark="*neutral_100",
+        button_secondary_background_fill="*neutral_200",
+        button_secondary_background_fill_dark="*neutral_800",
+        border_color_primary="*neutral_200",
+        border_color_primary_dark="*neutral_700",
         input_background_fill="white",
         input_background_fill_dark="*neutral_900",
         input_border_width="1px",
@@ -61,7 +71,9 @@ def theme():
 def build(studio):
     """The `gr.Blocks` over a `studio` with `home`, `jobs` and `gallery`."""
     with gr.Blocks(title="Atelier", analytics_enabled=False, fill_width=True) as demo:
-        gr.HTML(f'<header><h1>Atelier</h1><span>{ROWS["tagline"][0]}</span></header>')
+        with gr.Row(elem_id="header"):
+            gr.HTML("<h1>Atelier</h1>")
+            gr.Markdown(t("tagline"))
         with gr.Tabs(elem_id="tabs") as tabs:
             parts = {}
             for name, tab in TABS.items():

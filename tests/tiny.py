@@ -13,7 +13,8 @@ AUTOENCODER = AutoencoderConfig(
     ch=16, ch_mult=(1, 2), num_res_blocks=1, attention_levels=(), z_channels=4, embed_dim=4, norm_groups=8, patch=2
 )
 UNET = UNetConfig(
-    ch=16, ch_mult=(1, 2), num_res_blocks=1, attention_levels=(1,), context_dim=24, num_heads=2, adm_dim=24, norm_groups=8
+    ch=16, ch_mult=(1, 2), num_res_blocks=1, attention_levels=(1,), context_dim=24, num_heads=2, adm_dim=24,
+    norm_groups=8,
 )
 RECIPE = DiffusionRecipe(
     UNET, text_width=24, text_layers=1, text_heads=2, vocab_size=300, context_length=32, size=32, batch=4, variants=2

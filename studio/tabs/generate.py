@@ -1,6 +1,5 @@
 """The Generate tab: words, noise or a picture to new pictures."""
 
-import html
 import secrets
 from types import SimpleNamespace
 
@@ -39,13 +38,14 @@ def draw(studio):
                 run = gr.Button(t("generate"), variant="primary", elem_id="generate-run", elem_classes="run")
                 stop = gr.Button(t("stop"), interactive=False, elem_id="generate-stop")
         with gr.Column(elem_classes="result"):
-            line = gr.HTML(f'<div class="status">{html.escape(EMPTY)}</div>', elem_id="generate-status")
+            line = gr.HTML(elem_id="generate-status")
+            gr.Markdown(t("empty"), elem_id="generate-empty", elem_classes="hint")
             preview = gr.Image(
-                label=t("forming"), format="png", visible=False, interactive=False, elem_id="generate-preview",
+                show_label=False, format="png", visible=False, interactive=False, elem_id="generate-preview",
                 elem_classes="stage", buttons=[],
             )  # fmt: skip
             pictures = gr.Gallery(
-                label=t("pictures"), format="png", columns=2, object_fit="contain", interactive=False,
+                show_label=False, format="png", columns=2, object_fit="contain", interactive=False,
                 elem_id="generate-gallery", elem_classes="stage", height="auto", buttons=["fullscreen"],
             )  # fmt: skip
             with gr.Row(elem_classes="actions"):
@@ -56,32 +56,28 @@ def draw(studio):
         with gr.Column(elem_classes="settings"):
             with gr.Accordion(t("settings"), open=True):
                 add("negative")
-                with gr.Row():
-                    add("count")
-                    add("steps")
-                with gr.Row():
-                    add("cfg_scale")
-                    noise_only = gr.Checkbox(
-                        label=t("noise_only"), info=t("noise_only.help"), elem_id="generate-noise-only"
-                    )
-                with gr.Row():
-                    add("seed")
-                    random_seed = gr.Checkbox(
-                        True, label=t("random_seed"), info=t("random_seed.help"), elem_id="generate-random-seed"
-                    )
+                add("count")
+                add("steps")
+                add("cfg_scale")
+                noise_only = gr.Checkbox(
+                    label=t("noise_only"), info=t("noise_only.help"), elem_id="generate-noise-only"
+                )
+                add("seed")
+                random_seed = gr.Checkbox(
+                    True, label=t("random_seed"), info=t("random_seed.help"), elem_id="generate-random-seed"
+                )
                 with gr.Row():
                     add("sampler")
                     add("scheduler")
-                with gr.Row():
-                    add("width")
-                    add("height")
+                add("width")
+                add("height")
                 choices = models_for(catalog(studio.home), "generate")
                 fields["model"] = gr.Dropdown(
                     choices, value=choices[0][1] if choices else None, label=t("model"), info=t("model.help"),
                     elem_id="generate-model",
                 )  # fmt: skip
             with gr.Accordion(t("from_picture"), open=False):
-                gr.HTML(f'<div class="hint">{html.escape(IMAGE_HELP)}</div>')
+                gr.Markdown(t("image.help"), elem_classes="hint")
                 image = Upload(
                     type="filepath", format="png", image_mode=None, sources=["upload", "clipboard"], label=t("image"),
                     elem_id="generate-image", height=220,
@@ -92,9 +88,8 @@ def draw(studio):
                 add("variation_strength")
             with gr.Accordion(t("guidance_more"), open=False):
                 add("cfg_rescale")
-                with gr.Row():
-                    add("cfg_start")
-                    add("cfg_end")
+                add("cfg_start")
+                add("cfg_end")
             reuse = gr.UploadButton(t("reuse_settings"), file_types=[".png"], size="sm", elem_id="generate-reuse")
     return SimpleNamespace(
         fields=fields, image=image, noise_only=noise_only, random_seed=random_seed, chips=chips, run=run, stop=stop,
@@ -104,14 +99,12 @@ def draw(studio):
     )  # fmt: skip
 
 
-EMPTY = "Write what you want to see and press Generate."
-IMAGE_HELP = "Leave empty to start from noise. PNG, JPEG or WebP; drop, paste or choose a file."
-
-
 def wire(studio, parts, parts_of, tabs, demo):
     """Wire the tab; `parts_of` holds the parts of all tabs by name."""
     asked = parts.fields | {"image": parts.image, "noise_only": parts.noise_only, "random_seed": parts.random_seed}
-    shown = [parts.line, parts.preview, parts.pictures, parts.entries, parts.chosen, parts.download, parts.run, parts.stop]
+    shown = [
+        parts.line, parts.preview, parts.pictures, parts.entries, parts.chosen, parts.download, parts.run, parts.stop,
+    ]  # fmt: skip
 
     def submit(values):
         given = named(asked, values)
@@ -125,10 +118,18 @@ def wire(studio, parts, parts_of, tabs, demo):
         return {parts.job: job, parts.fields["seed"]: given["seed"], parts.run: gr.Button(interactive=False)}
 
     def follow(job, request: gr.Request):
-        if not job:
-            return
         for state in studio.jobs.watch(job):
             yield view(state, request)
+
+    def follow_unfinished(job, request: gr.Request):
+        # gradio takes a handler that yields nothing for one that empties its outputs
+        yield gr.skip()
+        try:
+            unfinished = job and studio.jobs.state(job).state not in FINAL
+        except BadRequest:  # the browser remembers a job of another home
+            return
+        if unfinished:
+            yield from follow(job, request)
 
     def view(state, request):
         busy = state.state not in FINAL
@@ -158,17 +159,9 @@ def wire(studio, parts, parts_of, tabs, demo):
             parts.download: gr.DownloadButton(value=str(entries[0].path), interactive=True),
         }  # fmt: skip
 
-    def opened(job, request: gr.Request):
+    def opened():
         recent = studio.gallery.recent(SHOWN)
-        update = show(recent) if recent else {}
-        if job:
-            try:
-                state = studio.jobs.state(job)
-            except BadRequest:  # the browser remembers a job of another home
-                return update
-            if state.entries or state.state not in FINAL:
-                update |= view(state, request)
-        return update
+        return show(recent) if recent else gr.skip()
 
     def choose(entries, event: gr.SelectData):
         entry = studio.gallery.get(entries[event.index])
@@ -205,8 +198,8 @@ def wire(studio, parts, parts_of, tabs, demo):
         show_progress="hidden",
         api_visibility="private",
     ).success(guard(follow), **follower, api_visibility="private")
-    demo.load(guard(opened), parts.job, shown, show_progress="hidden", api_visibility="private").then(
-        guard(follow_unfinished(studio, follow)), **follower, api_visibility="private"
+    demo.load(guard(opened), None, shown, show_progress="hidden", api_visibility="private").then(
+        guard(follow_unfinished), **follower, api_visibility="private"
     )
     parts.stop.click(guard(lambda job: studio.jobs.cancel(job)), parts.job, None, api_visibility="private")
     for chip in parts.chips:
@@ -228,15 +221,3 @@ def wire(studio, parts, parts_of, tabs, demo):
         show_progress="hidden", api_visibility="private",
     )  # fmt: skip
 
-
-def follow_unfinished(studio, follow):
-    """`follow` for a page that was opened again: only a job that still waits or runs is watched."""
-
-    def handler(job, request: gr.Request):
-        try:
-            if job and studio.jobs.state(job).state not in FINAL:
-                yield from follow(job, request)
-        except BadRequest:
-            return
-
-    return handler

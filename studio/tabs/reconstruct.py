@@ -1,6 +1,5 @@
 """The Reconstruct tab: a picture through a VQGAN and back, with its tokens."""
 
-import html
 from types import SimpleNamespace
 
 import gradio as gr
@@ -11,21 +10,21 @@ from engines.requests import ReconstructRequest
 from studio import images
 from studio.jobs import FINAL
 from studio.tabs.common import Upload, control, guard, models_for, named, status
-from studio.texts import ROWS, say, t
+from studio.texts import say, t
 
 
 def draw(studio):
     """Draw the tab; returns its parts, the fields of the request under `fields`."""
     with gr.Row(elem_id="reconstruct-page", elem_classes="page"):
         with gr.Column(elem_classes="ask"):
-            gr.HTML(f'<div class="hint">{html.escape(ROWS["empty_reconstruct"][0])}</div>')
+            gr.Markdown(t("empty_reconstruct"), elem_classes="hint")
             image = Upload(
                 type="filepath", format="png", image_mode=None, sources=["upload", "clipboard"], label=t("picture"),
                 elem_id="reconstruct-image", height=300,
             )  # fmt: skip
             choices = models_for(catalog(studio.home), "reconstruct")
             model = gr.Dropdown(
-                choices, value=choices[0][1] if choices else None, label=t("model"), info=t("model.help"),
+                choices, value=choices[0][1] if choices else None, label=t("model"), info=t("reads.help"),
                 elem_id="reconstruct-model",
             )  # fmt: skip
             max_side = control(ReconstructRequest, "max_side", "reconstruct")
@@ -36,17 +35,28 @@ def draw(studio):
             line = gr.HTML(elem_id="reconstruct-status")
             figures = gr.HTML(elem_id="reconstruct-figures")
             slider = gr.ImageSlider(
-                label=ROWS["slider"][0], format="png", interactive=False, elem_id="reconstruct-slider", max_height=560
-            )
+                show_label=False, format="png", interactive=False, elem_id="reconstruct-slider", elem_classes="stage",
+                max_height=560,
+            )  # fmt: skip
+            gr.Markdown(t("side_by_side"), elem_classes="hint")
             with gr.Row():
-                difference = gr.Image(
-                    label=t("difference"), format="png", interactive=False, elem_id="reconstruct-difference"
-                )
-                tokens = gr.Image(label=t("tokens"), format="png", interactive=False, elem_id="reconstruct-tokens")
+                with gr.Column(min_width=160):
+                    difference = _map("difference")
+                with gr.Column(min_width=160):
+                    tokens = _map("tokens")
     return SimpleNamespace(
         fields={"model": model, "max_side": max_side}, image=image, run=run, stop=stop, line=line, figures=figures,
         slider=slider, difference=difference, tokens=tokens, job=gr.State(""),
     )  # fmt: skip
+
+
+def _map(name):
+    image = gr.Image(
+        show_label=False, format="png", interactive=False, elem_id=f"reconstruct-{name}", elem_classes=["stage", "map"],
+        buttons=["download", "fullscreen"],
+    )  # fmt: skip
+    gr.Markdown(t(name), elem_classes="hint")
+    return image
 
 
 def wire(studio, parts, parts_of, tabs, demo):
