@@ -27,7 +27,8 @@ STYLE_WORDS = ("red heart", "pizza", "cat face", "house", "green apple", "bus")
 def evaluate(name, folder, out, home=None, device="auto", say=print):
     """Measure the model `name` on the held-out pictures of `folder`, and write `card.md` and its pictures to `out`.
 
-    Returns the figures. The card in the model file, where it names the training, comes along.
+    Returns the figures. The card in the model file, which names the training, comes along, and so does
+    `about.md` of the folder `out`, where people have written what no measurement says.
     """
     row = catalog.find(name, home=home)
     model = models.load(row.path).to(choose_device(device))
@@ -40,7 +41,9 @@ def evaluate(name, folder, out, home=None, device="auto", say=print):
     head = "\n".join(f"| {key} | {value} |" for key, value in row.card.items() if value)
     digest = files.sha256(row.path)
     head = f"# {row.id}\n\n| | |\n|---|---|\n| family | {row.family} |\n{head}\n| SHA-256 | `{digest}` |\n\n"
-    (out / "card.md").write_text(head + body, encoding="utf-8")
+    about = out / "about.md"
+    prose = about.read_text(encoding="utf-8").strip() + "\n\n" if about.exists() else ""
+    (out / "card.md").write_text(head + prose + body, encoding="utf-8")
     return figures
 
 

@@ -1,7 +1,8 @@
 """The training loop: steps, learning rate, moving averages, atomic checkpoints, reports.
 
 A trainer brings `step(index, learning_rate_share) -> {name: loss}`, `state() -> tree`,
-`load_state(tree)`, `samples() -> picture` and `export(path)`; the loop knows nothing of models.
+`load_state(tree)`, `samples() -> picture`, `export(path)`, its `batch` size and the dict `card` of
+what will be said of the model; the loop knows nothing of models.
 Everything that a step draws comes from its index or from the torch generator, which a checkpoint
 keeps: a resumed run arrives at the same weights, bit for bit, on one device.
 """
@@ -59,6 +60,7 @@ def train(trainer, out, *, steps=None, minutes=None, warmup=100, resume=False, r
         _save(trainer, out, index, steps, log)
         return index
     _save(trainer, out, index, steps, log)
+    trainer.card["pictures seen"] = index * trainer.batch
     trainer.export(out / "model.safetensors")
     return index
 

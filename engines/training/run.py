@@ -35,7 +35,8 @@ def train(
         "title": Path(out).name,
         "licence": licence or "that of the pictures it was trained on",
         "preset": preset,
-        "pictures": sum(not example.held_out for example in examples),
+        "training pictures": sum(not example.held_out for example in examples),
+        "held-out pictures": sum(example.held_out for example in examples),
         "command": command,
     }
     if kind == "vqgan":

@@ -1,0 +1,181 @@
+"""The command line as people and scripts use it: `--json`, exit codes, standard streams."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from engines.checkpoints import models
+from studio import cli, images
+from tests import tiny
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    models.save(home / "models" / "painter.safetensors", tiny.latent_diffusion(), {"licence": "MIT"})
+    models.save(home / "models" / "mirror.safetensors", tiny.vqgan(), {})
+    return home
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A training folder: captioned icons with transparency and a few photographs."""
+    folder = tmp_path_factory.mktemp("data")
+    with open(folder / "metadata.jsonl", "w", encoding="utf-8") as table:
+        for example in tiny.examples():
+            Image.fromarray(example.pixels).save(folder / example.name)
+            row = {"file_name": example.name, "text": example.text, "text_zh": example.text_zh, "style": example.style}
+            table.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return folder
+
+
+def run(capsys, home, *words):
+    """Exit code, the JSON on standard output if there is any, and standard error."""
+    code = cli.main([*words, "--json", "--device", "cpu", "--home", str(home)])
+    out, err = capsys.readouterr()
+    return code, json.loads(out) if out else None, err
+
+
+def test_models(capsys, home):
+    code, found, _ = run(capsys, home, "models")
+    assert code == 0
+    rows = {row["id"]: row for row in found["models"]}
+    painter = rows["painter"]
+    assert painter["family"] == "latent-diffusion" and painter["tasks"] == ["generate"] and painter["licence"] == "MIT"
+    assert painter["bytes"] == Path(painter["path"]).stat().st_size
+    assert set(painter) == {"id", "family", "tasks", "path", "bytes", "licence"}
+
+
+def test_generate(capsys, home, tmp_path):
+    words = ["generate", "red disc", "--model", "painter", "--size", "96x64", "--steps", "2", "--seed", "3"]
+    code, found, err = run(capsys, home, *words, "--count", "2", "--out", str(tmp_path))
+    assert code == 0 and "step 2 of 2" in err
+    assert [row["seed"] for row in found["pictures"]] == [3, 4]
+    for row in found["pictures"]:
+        assert row["seconds"] > 0
+        assert Image.open(row["path"]).size == (96, 64)
+        assert images.read_record(row["path"])["request"] | {"seed": row["seed"], "steps": 2} == (
+            images.read_record(row["path"])["request"]
+        )
+
+
+def test_generate_without_words_draws_from_noise(capsys, home, tmp_path):
+    code, found, _ = run(
+        capsys, home, "generate", "--model", "painter", "--size", "64x64", "--steps", "2", "--out", str(tmp_path)
+    )
+    assert code == 0
+    assert images.read_record(found["pictures"][0]["path"])["request"]["cfg_scale"] == 1.0
+
+
+def test_generate_from_a_picture(capsys, home, tmp_path):
+    Image.new("RGB", (50, 60), "red").save(tmp_path / "in.png")
+    code, found, _ = run(
+        capsys, home, "generate", "blue", "--model", "painter", "--size", "64x64", "--steps", "4", "--strength", "0.5",
+        "--image", str(tmp_path / "in.png"), "--out", str(tmp_path),
+    )  # fmt: skip
+    assert code == 0 and images.read_record(found["pictures"][0]["path"])["request"]["image"]
+
+
+def test_reconstruct(capsys, home, tmp_path):
+    Image.fromarray(np.full((40, 40, 3), 90, np.uint8)).save(tmp_path / "in.png")
+    code, found, _ = run(
+        capsys, home, "reconstruct", str(tmp_path / "in.png"), "--model", "mirror", "--out", str(tmp_path / "out.png")
+    )
+    assert code == 0
+    assert Image.open(found["pictures"][0]["path"]).size == (40, 40)
+    assert found["bits_per_pixel"] == pytest.approx(100 * 6 / 1600) and found["psnr"] > 0 and found["ssim"] <= 1
+
+
+def test_reconstruct_through_standard_streams(home):
+    stream = io.BytesIO()
+    Image.new("RGB", (32, 48), "olive").save(stream, "PNG")
+    words = ["reconstruct", "-", "--model", "mirror", "--out", "-", "--home", str(home), "--device", "cpu"]
+    code = "import sys; from studio import cli; sys.exit(cli.main(sys.argv[1:]))"
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, input=stream.getvalue(), capture_output=True)
+    assert done.returncode == 0
+    assert Image.open(io.BytesIO(done.stdout)).size == (32, 48)
+
+
+@pytest.mark.parametrize("words, sentence", [
+    (["generate", "x", "--model", "nobody", "--out", "OUT"], "no model called “nobody”"),
+    (["generate", "x", "--model", "painter", "--sampler", "quick", "--out", "OUT"], "no sampler called “quick”"),
+    (["generate", "x", "--model", "painter", "--size", "large", "--out", "OUT"], "write it as WxH"),
+    (["generate", "x", "--model", "painter", "--size", "65x64", "--out", "OUT"], "multiple of 32"),
+    (["generate", "x", "--model", "painter", "--steps", "0", "--out", "OUT"], "between 1 and 150"),
+    (["generate", "--cfg", "3", "--model", "painter", "--out", "OUT"], "write a prompt"),
+    (["generate", "x", "--device", "tpu", "--out", "OUT"], "no device “tpu”"),
+    (["reconstruct", "nothing.png", "--out", "OUT"], "no picture that can be read"),
+    (["train", "vqgan", "--data", "nowhere", "--out", "OUT", "--steps", "1"], "no folder"),
+    (["train", "vqgan", "--data", ".", "--out", "OUT", "--steps", "1", "--preset", "huge"], "no preset called “huge”"),
+    (["train", "vqgan", "--data", ".", "--out", "OUT"], "--steps or --minutes"),
+])
+def test_a_wrong_argument_is_one_sentence_and_exit_2(capsys, home, tmp_path, words, sentence):
+    words = [str(tmp_path / "out") if word == "OUT" else word for word in words]
+    code = cli.main([*words, "--home", str(home)])
+    out, err = capsys.readouterr()
+    assert code == 2 and out == ""
+    assert sentence in err and err.count("\n") == 1 and "Traceback" not in err
+
+
+@pytest.mark.parametrize("words", [["paint"], ["generate", "x"], ["generate", "x", "--steps", "many", "--out", "o"]])
+def test_what_cannot_be_parsed_is_one_sentence_and_exit_2(capsys, words):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(words)
+    err = capsys.readouterr().err
+    assert stopped.value.code == 2 and err.startswith("atelier: ") and err.count("\n") == 1
+
+
+def test_train_resume_and_use_what_was_trained(capsys, home, folder, tmp_path, monkeypatch):
+    from engines.training import presets
+    from engines.training.vqgan import VQGANRecipe
+
+    tiny_vqgan = VQGANRecipe(
+        tiny.AUTOENCODER, presets.CodebookConfig(64, l2_normalised=True, ema_decay=0.9), size=32, crop=16, batch=4,
+        adversarial_start=1, discriminator_ch=8,
+    )  # fmt: skip
+    monkeypatch.setitem(presets.VQGAN, "tiny", tiny_vqgan)
+    monkeypatch.setitem(presets.DIFFUSION, "tiny", tiny.RECIPE)
+    first, second = tmp_path / "first", tmp_path / "second"
+    common = ["--data", str(folder), "--preset", "tiny"]
+
+    code, found, _ = run(capsys, home, "train", "vqgan", *common, "--out", str(first), "--steps", "2")
+    assert code == 0 and found["steps"] == 2
+    code, _, err = run(capsys, home, "train", "vqgan", *common, "--out", str(first), "--steps", "3")
+    assert code == 2 and "--resume" in err
+    code, found, _ = run(capsys, home, "train", "vqgan", *common, "--out", str(first), "--steps", "3", "--resume")
+    assert code == 0 and found["steps"] == 3
+
+    words = ["train", "diffusion", *common, "--first-stage", found["model"], "--out", str(second), "--steps", "2"]
+    code, found, err = run(capsys, home, *words)
+    assert code == 0 and found["steps"] == 2 and "pictures/s" in err and "min left" in err
+    assert {"losses.png", "log.jsonl", "model.safetensors", "checkpoint.safetensors"} <= {
+        path.name for path in second.iterdir()
+    }
+    card = models.files.read_header(found["model"])[1]["card"]
+    assert card["command"].startswith("python app.py train diffusion --data") and card["pictures seen"] == 8
+
+    words = ["generate", "red disc", "--model", found["model"], "--size", "64x64", "--steps", "2"]
+    code, found, _ = run(capsys, home, *words, "--out", str(tmp_path / "drawn"))
+    assert code == 0 and len(found["pictures"]) == 1
+
+    third = ["train", "diffusion", *common, "--from", str(second), "--out", str(tmp_path / "third"), "--steps", "1"]
+    code, found, _ = run(capsys, home, *third)
+    assert code == 0 and found["steps"] == 1
+
+
+def test_evaluate_writes_a_card(capsys, home, folder, tmp_path):
+    (tmp_path / "about.md").write_text("Known limits: **small**.")
+    code, found, _ = run(capsys, home, "evaluate", "mirror", "--data", str(folder), "--out", str(tmp_path))
+    # The pictures of this folder are smaller than what the evaluation shows.
+    assert code == 0 and found["icons"]["pictures"] == sum(e.held_out for e in tiny.examples() if e.text)
+    card = (tmp_path / "card.md").read_text()
+    assert "Known limits: **small**." in card and f"{found['icons']['psnr']:.2f} dB" in card
+    assert (tmp_path / "icons.png").exists()
