@@ -91,6 +91,7 @@ def _parser():
     train.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     train.add_argument("--first-stage", default="", help="the VQGAN whose latents a diffusion model learns")
     train.add_argument("--from", dest="start", default="", help="the diffusion model to go on from")
+    train.add_argument("--lpips", default="", help="LPIPS weights (safetensors) for a VQGAN's perceptual loss")
     train.add_argument("--licence", default="", help="the licence of the weights, for the card")
 
     evaluate = command("evaluate", _evaluate, "Measure a model on held-out pictures and write its card.")
@@ -204,6 +205,7 @@ def _train(arguments):
         resume=arguments.resume,
         first_stage=arguments.first_stage,
         start=arguments.start,
+        lpips=arguments.lpips,
         licence=arguments.licence,
         command=command,
         home=_home(arguments),

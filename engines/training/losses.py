@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from engines.checkpoints import files
+
 
 class RandomPerceptual(nn.Module):
     """Distance of two pictures on the features of a fixed random convolutional network.
@@ -39,6 +41,54 @@ class RandomPerceptual(nn.Module):
         for a, b in zip(self.features(x), self.features(y), strict=True):
             distance = distance + (F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(1).mean()
         return distance / len(self.stages)
+
+
+VGG16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512)
+VGG16_TAPS = (3, 8, 15, 22, 29)  # the last rectifier of each stage
+
+
+class LPIPS(nn.Module):
+    """Learned perceptual distance (Zhang et al., 2018, eq. 1) on VGG16, for artists who have its weights.
+
+    The weights file is a safetensors with the names of torchvision's VGG16 (`features.0.weight`, ...)
+    and of the authors' linear layers (`lin0.model.1.weight`, ...). `(B, 3, H, W)` twice, in [-1, 1], to a
+    scalar. Raises `BadCheckpoint` if the file does not fit.
+    """
+
+    def __init__(self, path):
+        super().__init__()
+        layers, before = [], 3
+        for width in VGG16:
+            if width == "M":
+                layers.append(nn.MaxPool2d(2))
+            else:
+                layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU()]
+                before = width
+        self.features = nn.Sequential(*layers)
+        widths = (64, 128, 256, 512, 512)
+        for stage, width in enumerate(widths):
+            weigh = nn.ModuleDict({"1": nn.Conv2d(width, 1, 1, bias=False)})
+            self.add_module(f"lin{stage}", nn.ModuleDict({"model": weigh}))
+        self.load_state_dict(files.load(path, {name: value.shape for name, value in self.state_dict().items()}))
+        self.requires_grad_(False)
+        # The authors' scaling, from [-1, 1] to VGG's own frame of colours.
+        self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1), persistent=False)
+
+    def taps(self, x):
+        maps, x = [], (x - self.shift) / self.scale
+        for index, layer in enumerate(self.features):
+            x = layer(x)
+            if index in VGG16_TAPS:
+                maps.append(x / (x.square().sum(1, keepdim=True).sqrt() + 1e-10))
+        return maps
+
+    def forward(self, x, y):
+        distance = 0.0
+        for stage, (a, b) in enumerate(zip(self.taps(x), self.taps(y), strict=True)):
+            weigh = getattr(self, f"lin{stage}")["model"]["1"]
+            distance = distance + weigh((a - b).square()).mean()
+        return distance
 
 
 # The adversarial game. `real` and `fake` are the discriminator's logits.

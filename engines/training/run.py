@@ -1,5 +1,6 @@
 """A training run from a folder of pictures to a model file, as the command line starts it."""
 
+import dataclasses
 from pathlib import Path
 
 from engines import catalog
@@ -15,12 +16,13 @@ PRESETS = {"vqgan": presets.VQGAN, "diffusion": presets.DIFFUSION}
 
 def train(
     kind, folder, out, *, preset="icons", steps=None, minutes=None, resume=False, first_stage="", start="",
-    licence="", command="", home=None, device="auto", report=None,
+    lpips="", licence="", command="", home=None, device="auto", report=None,
 ):  # fmt: skip
     """Train a model of `kind`, a key of PRESETS, on the pictures in `folder`; returns the steps done.
 
     `first_stage` names the VQGAN on whose latents a diffusion model learns, `start` the diffusion model
-    to go on from. `licence` and `command` go into the card. The rest is that of `loop.train`.
+    to go on from. `lpips` is the path of LPIPS weights for a VQGAN's perceptual loss. `licence` and
+    `command` go into the card. The rest is that of `loop.train`.
     """
     if kind not in PRESETS:
         raise unknown("training", kind, PRESETS)
@@ -40,7 +42,7 @@ def train(
         "command": command,
     }
     if kind == "vqgan":
-        trainer = VQGANTrainer(recipe, examples, device, card)
+        trainer = VQGANTrainer(dataclasses.replace(recipe, lpips=lpips), examples, device, card)
     elif start:
         model = models.load(catalog.find(start, "generate", home).path)
         for part in (model.unet, model.text):

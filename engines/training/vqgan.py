@@ -10,6 +10,7 @@ from engines import tensors
 from engines.checkpoints import models
 from engines.errors import unknown
 from engines.pictures import grid
+from engines.runtime import autocast
 from engines.training import data, losses
 from engines.training.augment import diff_augment
 from engines.training.loop import MovingAverage, load_optimizer_state, optimizer_state
@@ -32,6 +33,7 @@ class VQGANRecipe:
     discriminator_ch: int = 32
     discriminator_layers: int = 2
     perceptual_weight: float = 0.5
+    lpips: str = ""  # path of LPIPS weights; without, a fixed random network compares pictures
     adversarial: str = "hinge"
     adversarial_weight: float = 0.1
     adversarial_start: int = 2000  # steps before the discriminator joins
@@ -58,7 +60,8 @@ class VQGANTrainer:
         self.discriminator = PatchDiscriminator(
             recipe.autoencoder.in_channels, recipe.discriminator_ch, recipe.discriminator_layers
         ).to(self.device)
-        self.perceptual = losses.RandomPerceptual().to(self.device)
+        self.perceptual = losses.LPIPS(recipe.lpips) if recipe.lpips else losses.RandomPerceptual()
+        self.perceptual.to(self.device)
         self.average = MovingAverage(self.model, recipe.ema_decay)
         learned = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(learned, recipe.rate, betas=(0.9, 0.95), weight_decay=1e-4)
@@ -84,7 +87,12 @@ class VQGANTrainer:
                 group["lr"] = rate * rate_share
         self.model.train()
         x = self.pictures(index)
-        y, quantized = self.model(x)
+        with autocast(self.device):
+            latents = self.model.encode(x)
+        quantized = self.model.quantize(latents.float())
+        with autocast(self.device):
+            y = self.model.decode_codes(quantized.codes)
+        y = y.float()
         pixel = F.l1_loss(y, x)
         perceptual = self.perceptual(x, y)
         reconstruction = pixel + recipe.perceptual_weight * perceptual

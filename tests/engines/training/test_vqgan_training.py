@@ -80,9 +80,17 @@ def read_log(folder):
 ], ids=["ema codebook", "codebook by gradient"])
 def test_a_few_dozen_steps_lower_the_loss(codebook):
     trainer = build(replace(RECIPE, codebook=codebook, adversarial_start=1000))
-    rows = [trainer.step(i, 1.0) for i in range(50)]
-    for name in ("l1", "perceptual"):
-        assert np.mean([row[name] for row in rows[-8:]]) < 0.7 * np.mean([row[name] for row in rows[:4]]), name
+    x = torch.cat([trainer.pictures(1000 + i) for i in range(4)])  # one sheet to measure on, before and after
+
+    @torch.no_grad()
+    def reconstruction():
+        y, _ = trainer.model.eval()(x)
+        return ((y - x).abs().mean() + RECIPE.perceptual_weight * trainer.perceptual(x, y)).item()
+
+    before = reconstruction()
+    for index in range(40):
+        trainer.step(index, 1.0)
+    assert reconstruction() < 0.85 * before
 
 
 def test_the_discriminator_learns_and_is_listened_to():
@@ -208,7 +216,8 @@ def test_the_exported_model_is_the_average_with_config_and_card(whole):
     tensors, metadata = files.read_header(folder / "model.safetensors")
     assert {dtype for dtype, _ in tensors.values()} == {"F16"}
     assert metadata["family"] == "vqgan"
-    assert metadata["card"] == {"licence": "MIT", "title": "Würfel"}
+    seen = {"pictures seen": STEPS * recipe.batch}
+    assert metadata["card"] == {"licence": "MIT", "title": "Würfel"} | seen
     assert metadata["config"] == json.loads(json.dumps({
         "autoencoder": asdict(recipe.autoencoder), "codebook": asdict(recipe.codebook),
     }))
@@ -275,7 +284,7 @@ class Counter:
     batch = 3
 
     def __init__(self, loss=lambda index: 1.0):
-        self.loss, self.shares = loss, []
+        self.loss, self.shares, self.card = loss, [], {}
 
     def step(self, index, share):
         self.shares.append(share)
@@ -340,7 +349,7 @@ def test_the_rate_is_a_linear_warm_up_and_then_torch_s_cosine():
 
 def test_without_an_end_the_rate_stays_full():
     assert {rate_share(index, None, 10) for index in range(10, 300, 7)} == {1.0}
-    assert rate_share(3, 2, 0) == 1.0 and rate_share(0, 10, 0) == 1.0
+    assert rate_share(0, 10, 0) == 1.0
 
 
 def module(*values):
