@@ -1,7 +1,7 @@
 """Atelier's one command: sets itself up, then runs the studio, the tests, or a command of the command line.
 
     python app.py             the studio
-    python app.py test        every test
+    python app.py test        every test; what follows goes to pytest
     python app.py --help      the other commands
 
 Needs nothing but Python 3.11 or newer: the packages go into `.venv` beside this file, once for one
@@ -16,23 +16,25 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 VENV = HERE / ".venv"
+STUDIO = HERE / "requirements.txt"
+TESTS = HERE / "tests" / "requirements.txt"
 OLDEST = (3, 11)
 
 
 def main(argv):
-    """Set up if needed, start again inside `.venv`, and there run the command; returns the exit code."""
+    """Set up if needed, then run the command inside `.venv`; returns the exit code."""
     if sys.version_info < OLDEST:
         say(f"Atelier needs Python {OLDEST[0]}.{OLDEST[1]} or newer; this is {sys.version.split()[0]}.")
-        return 2
-    testing = argv[:1] == ["test"]
-    wanted = [HERE / "requirements.txt"] + ([HERE / "tests" / "requirements.txt"] if testing else [])
-    missing = [path for path in wanted if not installed(path, VENV)]
-    if missing and not set_up(missing, VENV):
         return 1
-    if Path(sys.prefix) != VENV:
-        return start_again(argv)
+    testing = argv[:1] == ["test"]
+    wanted = [STUDIO, TESTS] if testing else [STUDIO]
+    if not installed(wanted, VENV) and not set_up(wanted, VENV):
+        return 1
     if testing:
-        return subprocess.run([sys.executable, "-m", "pytest", *argv[1:]], cwd=HERE).returncode
+        os.chdir(HERE)
+        return become([python_of(VENV), "-m", "pytest", *argv[1:]])
+    if not os.path.samefile(sys.prefix, VENV):
+        return become([python_of(VENV), HERE / "app.py", *argv])
     from studio import cli
 
     return cli.main(argv)
@@ -47,39 +49,64 @@ def python_of(venv):
     return venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
-def stamp(requirements, venv):
-    """The file whose presence says that just this content of `requirements` is installed in `venv`."""
-    digest = hashlib.sha256(requirements.read_bytes()).hexdigest()[:16]
-    return venv / f"installed-{digest}"
+def stamp_of(venv):
+    """The file with the hashes of the requirements files that `venv` fulfils; empty while it is being filled."""
+    return venv / "installed"
 
 
 def installed(requirements, venv):
-    """Whether `venv` holds all of one requirements file; a set-up that was cut short does not count."""
-    return python_of(venv).exists() and stamp(requirements, venv).exists()
+    """Whether `venv` fulfils the files of `requirements` in their present wording."""
+    stamp = stamp_of(venv)
+    return python_of(venv).exists() and stamp.exists() and hashes(requirements) <= set(stamp.read_text().split())
+
+
+def hashes(requirements):
+    """The SHA-256 of each file, as a set."""
+    return {hashlib.sha256(path.read_bytes()).hexdigest() for path in requirements}
 
 
 def set_up(requirements, venv, run=subprocess.run):
-    """Make `venv` and install the files of `requirements` into it; True if all of it worked."""
-    say("Setting up, once; this takes some minutes and about 2 GB of disk.")
-    steps = [[sys.executable, "-m", "venv", str(venv)]]
-    for path in requirements:
-        steps.append([str(python_of(venv)), "-m", "pip", "install", "--quiet", "-r", str(path)])
-    for number, step in enumerate(steps, start=1):
-        say(f"step {number} of {len(steps)}: {' '.join(step[1:])}")
-        if run(step, stdout=sys.stderr).returncode:
-            say("The set-up did not finish; read the lines above, mend the cause, and run the same command again.")
+    """Fill `venv` with all that the files of `requirements` name, making it first if needed; True if that worked."""
+    stamp = stamp_of(venv)
+    try:
+        if not usable(venv, run):
+            say("Setting up, once: this takes some minutes.")
+            say(f"Making {venv} …")
+            if run([sys.executable, "-m", "venv", "--clear", str(venv)], stdout=sys.stderr).returncode:
+                say("Python could not make it, for the reason above; mend that and run the same command again.")
+                return False
+        say(f"Installing {' and '.join(str(path.relative_to(HERE)) for path in requirements)} …")
+        files = [word for path in requirements for word in ("-r", str(path))]
+        stamp.write_text("")
+        if run([str(python_of(venv)), "-m", "pip", "install", *files], stdout=sys.stderr).returncode:
+            stamp.unlink()  # pip takes back what it could not finish, so the environment is whole
+            say("pip could not install them, for the reason above; mend that and run the same command again.")
             return False
-    for path in requirements:  # last, so that a set-up cut short is done again
-        stamp(path, venv).touch()
+        stamp.write_text("\n".join(hashes(requirements)))
+    except KeyboardInterrupt:
+        say("Stopped; the same command begins the set-up again.")
+        return False
     say("Ready.")
     return True
 
 
-def start_again(argv):
-    """Run this file with the same arguments inside `.venv`."""
-    command = [str(python_of(VENV)), str(HERE / "app.py"), *argv]
+def usable(venv, run=subprocess.run):
+    """Whether pip can go on in `venv`: it runs there, and no filling of it was cut short."""
+    stamp = stamp_of(venv)
+    if stamp.exists() and not stamp.read_text():
+        return False
+    try:
+        return not run([str(python_of(venv)), "-m", "pip", "--version"], capture_output=True).returncode
+    except OSError:
+        return False
+
+
+def become(command):
+    """Run `command` in place of this process; where there is no such thing, on Windows, wait for its exit code."""
+    command = [str(word) for word in command]
     if os.name == "nt":
         return subprocess.run(command).returncode
+    sys.stdout.flush()
     os.execv(command[0], command)
 
 

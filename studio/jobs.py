@@ -53,7 +53,8 @@ class Jobs:
         self._cancelled = set()
         self._latest = collections.OrderedDict()  # the final JobStates of the latest jobs, with their results
         self._closed = False
-        self._recover()
+        with self._changed:
+            self._recover()
         self._thread = threading.Thread(target=self._work, name="jobs", daemon=True)
         self._thread.start()
 
@@ -226,7 +227,8 @@ def _on_disk(job):
     except (OSError, sqlite3.Error) as error:
         log.exception("job %s: the home folder could not be written", job)
         raise AtelierError(
-            "The home folder could not be written: make room on its disk, or allow writing there, and try again."
+            "The home folder could not be written: make room on the disk that holds it, or allow writing there, "
+            "and try again."
         ) from error
 
 

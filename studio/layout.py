@@ -7,7 +7,8 @@ from pathlib import Path
 # Gradio reads these when it is imported; the studio speaks to no one outside this machine.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="atelier-")
+TEMPORARY = tempfile.TemporaryDirectory(prefix="atelier-")  # of this process, and gone with it
+os.environ["GRADIO_TEMP_DIR"] = TEMPORARY.name
 
 import gradio as gr  # noqa: E402
 
@@ -18,6 +19,7 @@ from studio.texts import I18N, t  # noqa: E402
 TABS = {"generate": generate, "reconstruct": reconstruct}
 ASSETS = Path(__file__).parent.parent / "assets"
 MAX_UPLOAD = "64mb"
+HOUR = 3600
 
 # Ctrl+Enter presses the button of the tab that is seen.
 SHORTCUTS = """() => {
@@ -48,7 +50,7 @@ def theme():
         block_label_background_fill="transparent",
         block_label_background_fill_dark="transparent",
         block_label_border_width="0px",
-        block_info_text_size="*text_xs",
+        block_info_text_size="*text_sm",
         block_info_text_color="*neutral_500",
         block_info_text_color_dark="*neutral_400",
         body_text_color_subdued="*neutral_500",
@@ -70,7 +72,7 @@ def theme():
 
 def build(studio):
     """The `gr.Blocks` over a `studio` with `home`, `jobs` and `gallery`."""
-    with gr.Blocks(title="Atelier", analytics_enabled=False, fill_width=True) as demo:
+    with gr.Blocks(title="Atelier", analytics_enabled=False, fill_width=True, delete_cache=(HOUR, 24 * HOUR)) as demo:
         with gr.Row(elem_id="header"):
             gr.HTML("<h1>Atelier</h1>")
             gr.Markdown(t("tagline"))

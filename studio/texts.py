@@ -4,7 +4,7 @@ import gradio as gr
 
 from engines import requests
 
-# key: (English, Chinese). Help of request fields comes from their own table in English.
+# key: (English, Chinese). Help and choices of request fields come from their own table in English.
 TABLE = {
     "tagline": ("a local art studio", "本地艺术工作室"),
     "generate": ("Generate", "生成"),
@@ -14,13 +14,25 @@ TABLE = {
     "guidance_more": ("Guidance in detail", "引导细节"),
     "variation": ("Variation", "变体"),
     "from_picture": ("From a picture", "以图生图"),
-    "reuse_settings": ("Settings of a picture", "读取图片设置"),
+    "read_settings": ("Read the settings of a PNG", "读取 PNG 中的设置"),
+    "read_settings.help": (
+        "Every picture drawn here holds the settings that draw it again.",
+        "这里生成的每张图片都带有能重新画出它的设置。",
+    ),
     "noise_only": ("From noise alone", "仅从噪声"),
     "noise_only.help": ("draws without words or guidance", "不用文字，也不用引导"),
+    "prompt.placeholder": (
+        "a red fox, on a blue background · 红苹果，卡通",
+        "红苹果，卡通 · a red fox, on a blue background",
+    ),
     "random_seed": ("New seed each time", "每次使用新种子"),
     "random_seed.help": ("switch off to draw the same picture again", "关闭后可重复同一张图"),
     "download": ("Download PNG", "下载 PNG"),
     "use_seed": ("Use its seed", "使用此种子"),
+    "use_settings": ("Use its settings", "使用此设置"),
+    "caption": ("seed {seed}", "种子 {seed}"),
+    "steps_taken": ("{steps} steps", "{steps} 步"),
+    "without_words": ("from noise alone", "仅从噪声"),
     "to_reconstruct": ("Send to Reconstruct", "发送到重建"),
     "to_image": ("Start from it", "以此图为起点"),
     "picture": ("Picture", "图片"),
@@ -32,11 +44,19 @@ TABLE = {
         "Choose a PNG, JPEG or WebP: it is read as tokens from a codebook and drawn again from them.",
         "选择一张 PNG、JPEG 或 WebP 图片：它会被读成码本中的词元，再由词元重新画出。",
     ),
+    "empty_stage": (
+        "The picture and what the model makes of it appear here, with the tokens between them.",
+        "图片和模型重画的结果会并排显示在这里，还有它们之间的词元。",
+    ),
     "waiting": ("Waiting; {ahead} before this one", "等待中；前面还有 {ahead} 个"),
     "starting": ("The engine is getting ready…", "引擎准备中…"),
     "step": ("Step {index} of {count}", "第 {index} / {count} 步"),
     "left": ("about {seconds} s left", "约剩 {seconds} 秒"),
     "done": ("Done in {seconds:.1f} s", "完成，用时 {seconds:.1f} 秒"),
+    "not_generated": (
+        "This picture was not drawn on the Generate tab, so there are no settings of it here.",
+        "这张图片不是在“生成”页画的，这里没有它的设置。",
+    ),
     "cancelled": ("Stopped.", "已停止。"),
     "no_picture": ("Choose a picture first.", "请先选择一张图片。"),
     "nothing_chosen": ("There is no picture yet: draw one first.", "还没有图片：请先生成一张。"),
@@ -100,6 +120,25 @@ HELP_ZH = {
     "max_side": "更大的图片先缩到这一最长边（像素）",
 }
 
+CHOICES_ZH = {
+    "sampler.dpmpp_2m": "DPM++ 2M：借前一步得二阶精度；多数图片的首选",
+    "sampler.dpmpp_2m_sde": "DPM++ 2M SDE：同上，每步加新噪声；细节更丰富，步数少时较难重复",
+    "sampler.euler": "Euler：沿流向走一步；平稳可预期",
+    "sampler.euler_ancestral": "Euler ancestral：每步加新噪声；不收敛，变化更多",
+    "sampler.heun": "Heun：每步再看一次；时间加倍，非常精确",
+    "sampler.dpm_2": "DPM-Solver-2：看每步的中点；时间加倍",
+    "sampler.lms": "LMS：由最近四步线性多步求得",
+    "sampler.ddim": "DDIM：扩散论文中的确定性经典",
+    "sampler.ddpm": "DDPM：最初的祖先采样器；需要很多步",
+    "sampler.unipc": "UniPC：预测加校正；步数少也好",
+    "sampler.lcm": "LCM：直达终点再加噪；用于为极少步数调校的模型",
+    "scheduler.linear": "时间线性：按模型自身的时间均匀分步",
+    "scheduler.karras": "Karras：接近结尾时步子小，细节在那里出现",
+    "scheduler.exponential": "指数：按噪声的对数均匀分步",
+    "scheduler.simple": "简单：每隔 n 个取一个训练时的噪声级",
+    "scheduler.sgm_uniform": "SGM 均匀：时间均匀，最后一步留给终点",
+}
+
 CLASSES = (requests.GenerateRequest, requests.ReconstructRequest)
 
 
@@ -108,6 +147,9 @@ def _rows():
     for name, chinese in HELP_ZH.items():
         kind = next(kind for kind in CLASSES if name in kind.__dataclass_fields__)
         rows[f"{name}.help"] = (requests.control(kind, name)["help"], chinese)
+    for key, chinese in CHOICES_ZH.items():
+        name, _, choice = key.partition(".")
+        rows[key] = (requests.control(requests.GenerateRequest, name)["choices"][choice], chinese)
     return rows
 
 

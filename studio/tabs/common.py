@@ -9,7 +9,7 @@ import secrets
 import gradio as gr
 
 from engines import requests
-from engines.errors import AtelierError
+from engines.errors import AtelierError, BadRequest
 from studio.texts import say, t
 
 log = logging.getLogger(__name__)
@@ -35,12 +35,11 @@ def control(request, name, tab, **options):
         "elem_id": f"{tab}-{name.replace('_', '-')}",
     } | options
     if "choices" in meta:
-        names = [(text.partition(":")[0], key) for key, text in meta["choices"].items()]
-        return gr.Dropdown(choices=names, **options)
+        return gr.Dropdown([(t(f"{name}.{choice}"), choice) for choice in meta["choices"]], **options)
     if "low" in meta:
         if meta["high"] > 10_000:
             return gr.Number(minimum=meta["low"], maximum=meta["high"], precision=0, **options)
-        return gr.Slider(meta["low"], meta["high"], step=meta["step"], **options)
+        return gr.Slider(meta["low"], meta["high"], step=meta["step"], buttons=[], **options)
     return gr.Textbox(**options)
 
 
@@ -88,10 +87,10 @@ def status(state, request):
     if state.state == "failed":
         return f'<div class="status failed" role="alert">{html.escape(state.error)}</div>'
     if state.state == "cancelled":
-        return f'<div class="status">{say(request, "cancelled")}</div>'
+        return f'<div class="status cancelled">{say(request, "cancelled")}</div>'
     if state.state == "done":
         text = say(request, "done", seconds=state.seconds) if state.seconds else ""
-        return f'<div class="status">{text}</div>'
+        return f'<div class="status done">{text}</div>'
     share, words = 0, say(request, "starting")
     if state.state == "waiting":
         words = say(request, "waiting", ahead=state.ahead)
@@ -101,6 +100,14 @@ def status(state, request):
         words += " · " + say(request, "left", seconds=round(state.seconds_left))
     bar = f'<div class="bar"><div style="width:{share:.1%}"></div></div>'
     return f'<div class="status running" role="status">{bar}<span>{words}</span></div>'
+
+
+def remembered(studio, job):
+    """The state of a job that a browser remembers, or None: it may be of another home."""
+    try:
+        return studio.jobs.state(job) if job else None
+    except BadRequest:
+        return None
 
 
 def models_for(catalog, task):

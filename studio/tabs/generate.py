@@ -1,5 +1,6 @@
 """The Generate tab: words, noise or a picture to new pictures."""
 
+import html
 import secrets
 from types import SimpleNamespace
 
@@ -11,11 +12,12 @@ from engines.errors import BadRequest
 from engines.requests import GenerateRequest
 from studio import gallery, images
 from studio.jobs import FINAL
-from studio.tabs.common import Upload, control, guard, models_for, named, status
+from studio.tabs.common import Upload, control, guard, models_for, named, remembered, status
 from studio.texts import say, t
 
-EXAMPLES = ("a red fox, flat", "pizza, 3d", "red heart, glossy", "grinning cat, cartoon", "苹果，卡通")
+EXAMPLES = ("a red fox, flat", "pizza, 3d", "red heart, glossy", "grinning cat, cartoon", "苹果，卡通", "太阳，立体")
 SHOWN = 12  # pictures on the page when it opens
+COLUMNS = {1: 1, 2: 4, 3: 9, 4: 16}  # of the gallery, and the most pictures for which they do
 
 
 def draw(studio):
@@ -27,7 +29,7 @@ def draw(studio):
 
     with gr.Row(elem_id="generate-page", elem_classes="page"):
         with gr.Column(elem_classes="ask"):
-            add("prompt", lines=2, max_lines=6, autofocus=True)
+            add("prompt", lines=2, max_lines=6, autofocus=True, placeholder=t("prompt.placeholder"))
             with gr.Row(elem_classes="chips"):
                 chips = [gr.Button(text, size="sm", elem_classes="chip", min_width=0) for text in EXAMPLES]
             styles = [(t(f"style.{name or 'any'}"), name) for name in ("", *requests.STYLES)]
@@ -38,8 +40,8 @@ def draw(studio):
                 run = gr.Button(t("generate"), variant="primary", elem_id="generate-run", elem_classes="run")
                 stop = gr.Button(t("stop"), interactive=False, elem_id="generate-stop")
         with gr.Column(elem_classes="result"):
-            line = gr.HTML(elem_id="generate-status")
-            gr.Markdown(t("empty"), elem_id="generate-empty", elem_classes="hint")
+            line = gr.HTML(elem_id="generate-status", elem_classes="line")
+            gr.Markdown(t("empty"), elem_id="generate-empty", elem_classes=["hint", "empty"])
             preview = gr.Image(
                 show_label=False, format="png", visible=False, interactive=False, elem_id="generate-preview",
                 elem_classes="stage", buttons=[],
@@ -48,39 +50,43 @@ def draw(studio):
                 show_label=False, format="png", columns=2, object_fit="contain", interactive=False,
                 elem_id="generate-gallery", elem_classes="stage", height="auto", buttons=["fullscreen"],
             )  # fmt: skip
+            details = gr.HTML(elem_id="generate-details")
             with gr.Row(elem_classes="actions"):
                 download = gr.DownloadButton(t("download"), size="sm", elem_id="generate-download", interactive=False)
                 use_seed = gr.Button(t("use_seed"), size="sm", elem_id="generate-use-seed")
+                use_settings = gr.Button(t("use_settings"), size="sm", elem_id="generate-use-settings")
                 to_image = gr.Button(t("to_image"), size="sm", elem_id="generate-to-image")
                 to_reconstruct = gr.Button(t("to_reconstruct"), size="sm", elem_id="generate-to-reconstruct")
         with gr.Column(elem_classes="settings"):
             with gr.Accordion(t("settings"), open=True):
                 add("negative")
-                add("count")
-                add("steps")
+                with gr.Row():
+                    add("count")
+                    add("steps")
                 add("cfg_scale")
                 noise_only = gr.Checkbox(
                     label=t("noise_only"), info=t("noise_only.help"), elem_id="generate-noise-only"
                 )
-                add("seed")
-                random_seed = gr.Checkbox(
-                    True, label=t("random_seed"), info=t("random_seed.help"), elem_id="generate-random-seed"
-                )
                 with gr.Row():
-                    add("sampler")
-                    add("scheduler")
-                add("width")
-                add("height")
+                    add("seed")
+                    random_seed = gr.Checkbox(
+                        True, label=t("random_seed"), info=t("random_seed.help"), elem_id="generate-random-seed"
+                    )
+                with gr.Row():
+                    add("width")
+                    add("height")
+                add("sampler")
+                add("scheduler")
                 choices = models_for(catalog(studio.home), "generate")
                 fields["model"] = gr.Dropdown(
                     choices, value=choices[0][1] if choices else None, label=t("model"), info=t("model.help"),
                     elem_id="generate-model",
                 )  # fmt: skip
-            with gr.Accordion(t("from_picture"), open=False):
+            with gr.Accordion(t("from_picture"), open=False) as from_picture:
                 gr.Markdown(t("image.help"), elem_classes="hint")
                 image = Upload(
                     type="filepath", format="png", image_mode=None, sources=["upload", "clipboard"], label=t("image"),
-                    elem_id="generate-image", height=220,
+                    elem_id="generate-image", elem_classes="upload", height=220,
                 )  # fmt: skip
                 add("strength")
             with gr.Accordion(t("variation"), open=False):
@@ -90,10 +96,12 @@ def draw(studio):
                 add("cfg_rescale")
                 add("cfg_start")
                 add("cfg_end")
-            reuse = gr.UploadButton(t("reuse_settings"), file_types=[".png"], size="sm", elem_id="generate-reuse")
+            reuse = gr.UploadButton(t("read_settings"), file_types=[".png"], size="sm", elem_id="generate-reuse")
+            gr.Markdown(t("read_settings.help"), elem_classes="hint")
     return SimpleNamespace(
-        fields=fields, image=image, noise_only=noise_only, random_seed=random_seed, chips=chips, run=run, stop=stop,
-        line=line, preview=preview, pictures=pictures, download=download, use_seed=use_seed, to_image=to_image,
+        fields=fields, image=image, from_picture=from_picture, noise_only=noise_only, random_seed=random_seed,
+        chips=chips, run=run, stop=stop, line=line, preview=preview, pictures=pictures, details=details,
+        download=download, use_seed=use_seed, use_settings=use_settings, to_image=to_image,
         to_reconstruct=to_reconstruct, reuse=reuse,
         job=gr.BrowserState("", storage_key="atelier-job", secret="atelier"), entries=gr.State([]), chosen=gr.State(0),
     )  # fmt: skip
@@ -103,7 +111,8 @@ def wire(studio, parts, parts_of, tabs, demo):
     """Wire the tab; `parts_of` holds the parts of all tabs by name."""
     asked = parts.fields | {"image": parts.image, "noise_only": parts.noise_only, "random_seed": parts.random_seed}
     shown = [
-        parts.line, parts.preview, parts.pictures, parts.entries, parts.chosen, parts.download, parts.run, parts.stop,
+        parts.line, parts.preview, parts.pictures, parts.details, parts.entries, parts.chosen, parts.download,
+        parts.run, parts.stop,
     ]  # fmt: skip
 
     def submit(values):
@@ -124,11 +133,8 @@ def wire(studio, parts, parts_of, tabs, demo):
     def follow_unfinished(job, request: gr.Request):
         # gradio takes a handler that yields nothing for one that empties its outputs
         yield gr.skip()
-        try:
-            unfinished = job and studio.jobs.state(job).state not in FINAL
-        except BadRequest:  # the browser remembers a job of another home
-            return
-        if unfinished:
+        state = remembered(studio, job)
+        if state and state.state not in FINAL:
             yield from follow(job, request)
 
     def view(state, request):
@@ -145,27 +151,33 @@ def wire(studio, parts, parts_of, tabs, demo):
             update[parts.preview] = gr.Image(None, visible=False)
             update[parts.pictures] = gr.Gallery(visible=True)
             if state.entries:
-                update |= show(state.entries)
+                update |= show(state.entries, request)
         return update
 
-    def show(entries):
+    def show(entries, request):
         return {
             parts.pictures: gr.Gallery(
-                [(str(entry.path), f"seed {entry.seed}") for entry in entries],
-                columns=1 if len(entries) == 1 else 2, visible=True, selected_index=None,
+                [(str(entry.path), say(request, "caption", seed=entry.seed)) for entry in entries],
+                columns=next(columns for columns, most in COLUMNS.items() if len(entries) <= most),
+                visible=True, selected_index=None,
             ),
+            parts.details: details(entries[0], request),
             parts.entries: [entry.id for entry in entries],
             parts.chosen: 0,
             parts.download: gr.DownloadButton(value=str(entries[0].path), interactive=True),
         }  # fmt: skip
 
-    def opened():
+    def opened(request: gr.Request):
         recent = studio.gallery.recent(SHOWN)
-        return show(recent) if recent else gr.skip()
+        return show(recent, request) if recent else gr.skip()
 
-    def choose(entries, event: gr.SelectData):
-        entry = studio.gallery.get(entries[event.index])
-        return event.index, gr.DownloadButton(value=str(entry.path), interactive=True)
+    def choose(entries, event: gr.SelectData, request: gr.Request):
+        entry = chosen(entries, event.index, request)
+        return {
+            parts.chosen: event.index,
+            parts.details: details(entry, request),
+            parts.download: gr.DownloadButton(value=str(entry.path), interactive=True),
+        }
 
     def chosen(entries, index, request):
         entry = studio.gallery.get(entries[index]) if entries else None
@@ -180,18 +192,29 @@ def wire(studio, parts, parts_of, tabs, demo):
         return str(chosen(entries, index, request).path), gr.Tabs(selected="reconstruct")
 
     def start_from(entries, index, request: gr.Request):
-        return str(chosen(entries, index, request).path)
+        return str(chosen(entries, index, request).path), gr.Accordion(open=True)
 
-    def read_settings(path):
-        made = gallery.request_of(images.read_record(path))
+    def use_settings(entries, index, request: gr.Request):
+        return filled(chosen(entries, index, request).record, request)
+
+    def read_settings(path, request: gr.Request):
+        return filled(images.read_record(path), request)
+
+    def filled(record, request):
+        made = gallery.request_of(record)
         if not isinstance(made, GenerateRequest):
-            raise BadRequest("This picture was not drawn on the Generate tab, so there are no settings of it here.")
+            raise BadRequest(say(request, "not_generated"))
         update = {component: getattr(made, name) for name, component in parts.fields.items()}
-        return update | {parts.random_seed: False, parts.noise_only: not made.prompt and not made.style}
+        if made.model not in catalog(studio.home):  # the model that is chosen now stays
+            del update[parts.fields["model"]]
+        return update | {
+            parts.image: images.read_picture(made.image) if made.image else None,
+            parts.random_seed: False,
+            parts.noise_only: not made.prompt and not made.style,
+        }
 
     follower = {"inputs": parts.job, "outputs": shown, "show_progress": "hidden", "concurrency_limit": None}
-    gr.on(
-        [parts.run.click, parts.fields["prompt"].submit],
+    parts.run.click(
         guard(submit),
         inputs=set(asked.values()),
         outputs=[parts.job, parts.fields["seed"], parts.run],
@@ -205,8 +228,9 @@ def wire(studio, parts, parts_of, tabs, demo):
     for chip in parts.chips:
         chip.click(lambda text: text, chip, parts.fields["prompt"], show_progress="hidden", api_visibility="private")
     parts.pictures.select(
-        guard(choose), parts.entries, [parts.chosen, parts.download], show_progress="hidden", api_visibility="private"
-    )
+        guard(choose), parts.entries, [parts.chosen, parts.details, parts.download], show_progress="hidden",
+        api_visibility="private",
+    )  # fmt: skip
     picked = [parts.entries, parts.chosen]
     parts.use_seed.click(
         guard(use_seed), picked, [parts.fields["seed"], parts.random_seed], show_progress="hidden",
@@ -215,9 +239,27 @@ def wire(studio, parts, parts_of, tabs, demo):
     parts.to_reconstruct.click(
         guard(send), picked, [parts_of["reconstruct"].image, tabs], show_progress="hidden", api_visibility="private"
     )
-    parts.to_image.click(guard(start_from), picked, parts.image, show_progress="hidden", api_visibility="private")
-    parts.reuse.upload(
-        guard(read_settings), parts.reuse, [*parts.fields.values(), parts.random_seed, parts.noise_only],
-        show_progress="hidden", api_visibility="private",
-    )  # fmt: skip
+    parts.to_image.click(
+        guard(start_from), picked, [parts.image, parts.from_picture], show_progress="hidden", api_visibility="private"
+    )
+    form = list(asked.values())
+    parts.use_settings.click(guard(use_settings), picked, form, show_progress="hidden", api_visibility="private")
+    parts.reuse.upload(guard(read_settings), parts.reuse, form, show_progress="hidden", api_visibility="private")
+
+
+def details(entry, request):
+    """What a picture was drawn from, as a line of HTML."""
+    try:
+        made = gallery.request_of(entry.record)
+    except BadRequest:  # of another version: the picture is shown all the same
+        return ""
+    facts = [
+        made.style and say(request, f"style.{made.style}"),
+        say(request, "caption", seed=made.seed),
+        f"{made.width} × {made.height}",
+        say(request, "steps_taken", steps=made.steps),
+        say(request, f"sampler.{made.sampler}").split(":")[0].split("：")[0],
+    ]
+    words = html.escape(made.prompt or say(request, "without_words"))
+    return f'<div class="details"><b>{words}</b><span>{" · ".join(filter(None, facts))}</span></div>'
 

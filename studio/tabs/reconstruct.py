@@ -9,7 +9,7 @@ from engines.errors import BadPicture
 from engines.requests import ReconstructRequest
 from studio import images
 from studio.jobs import FINAL
-from studio.tabs.common import Upload, control, guard, models_for, named, status
+from studio.tabs.common import Upload, control, guard, models_for, named, remembered, status
 from studio.texts import say, t
 
 
@@ -20,7 +20,7 @@ def draw(studio):
             gr.Markdown(t("empty_reconstruct"), elem_classes="hint")
             image = Upload(
                 type="filepath", format="png", image_mode=None, sources=["upload", "clipboard"], label=t("picture"),
-                elem_id="reconstruct-image", height=300,
+                elem_id="reconstruct-image", elem_classes="upload", height=300,
             )  # fmt: skip
             choices = models_for(catalog(studio.home), "reconstruct")
             model = gr.Dropdown(
@@ -32,7 +32,8 @@ def draw(studio):
                 run = gr.Button(t("reconstruct"), variant="primary", elem_id="reconstruct-run", elem_classes="run")
                 stop = gr.Button(t("stop"), interactive=False, elem_id="reconstruct-stop")
         with gr.Column(elem_classes="result"):
-            line = gr.HTML(elem_id="reconstruct-status")
+            line = gr.HTML(elem_id="reconstruct-status", elem_classes="line")
+            gr.Markdown(t("empty_stage"), elem_id="reconstruct-empty", elem_classes=["hint", "empty"])
             figures = gr.HTML(elem_id="reconstruct-figures")
             slider = gr.ImageSlider(
                 show_label=False, format="png", interactive=False, elem_id="reconstruct-slider", elem_classes="stage",
@@ -46,7 +47,8 @@ def draw(studio):
                     tokens = _map("tokens")
     return SimpleNamespace(
         fields={"model": model, "max_side": max_side}, image=image, run=run, stop=stop, line=line, figures=figures,
-        slider=slider, difference=difference, tokens=tokens, job=gr.State(""),
+        slider=slider, difference=difference, tokens=tokens,
+        job=gr.BrowserState("", storage_key="atelier-reconstruct-job", secret="atelier"),
     )  # fmt: skip
 
 
@@ -89,16 +91,22 @@ def wire(studio, parts, parts_of, tabs, demo):
                 }
             yield update
 
-    gr.on(
-        [parts.run.click],
+    def follow_remembered(job, request: gr.Request):
+        # gradio takes a handler that yields nothing for one that empties its outputs
+        yield gr.skip()
+        state = remembered(studio, job)
+        if state and (state.result or state.state not in FINAL):
+            yield from follow(job, request)
+
+    follower = {"inputs": parts.job, "outputs": shown, "show_progress": "hidden", "concurrency_limit": None}
+    parts.run.click(
         guard(submit),
         inputs=set(asked.values()),
         outputs=[parts.job],
         show_progress="hidden",
         api_visibility="private",
-    ).success(
-        guard(follow), parts.job, shown, show_progress="hidden", concurrency_limit=None, api_visibility="private"
-    )
+    ).success(guard(follow), **follower, api_visibility="private")
+    demo.load(guard(follow_remembered), **follower, api_visibility="private")
     parts.stop.click(guard(lambda job: studio.jobs.cancel(job)), parts.job, None, api_visibility="private")
 
 

@@ -1,0 +1,103 @@
+"""What a person does at the page: fill the form, press, look."""
+
+import io
+import re
+
+from PIL import Image
+from playwright.sync_api import expect
+
+from studio import images
+
+PATIENCE = 120_000  # milliseconds for anything to happen; on an idle machine all of it takes a second or two
+
+expect.set_options(timeout=PATIENCE)
+
+
+class Artist:
+    """One person at the page, with a browser of their own."""
+
+    def __init__(self, page, address):
+        self.page = page
+        page.goto(address)
+        expect(self.find("#generate-run")).to_be_visible()
+
+    def find(self, selector):
+        return self.page.locator(selector)
+
+    def tab(self, name):
+        self.page.get_by_role("tab", name=name).click()
+
+    def open(self, accordion):
+        self.find("button.label-wrap", has_text=accordion).click()
+
+    def write(self, prompt):
+        self.find("#generate-prompt textarea").fill(prompt)
+
+    def number(self, name, value):
+        box = self.find(f"#generate-{name} input[type=number]")
+        box.fill(str(value))
+        box.blur()
+
+    def ask(self, prompt, seed, steps=4):
+        """Fill the form."""
+        self.write(prompt)
+        self.find("#generate-random-seed input").uncheck()
+        self.number("seed", seed)
+        self.number("steps", steps)
+
+    def draw(self):
+        """Press Generate and wait; returns the PNG of the first new picture, as the page shows it."""
+        before = self.shown()
+        self.find("#generate-run").click()
+        return self.drawn(before)
+
+    def drawn(self, before):
+        """Wait for a picture that is not `before`, and for the end of its job; returns its PNG."""
+        self.page.wait_for_function(
+            """before => {
+                const image = document.querySelector('#generate-gallery img');
+                return image && image.src !== before && document.querySelector('#generate-status .done');
+            }""",
+            arg=before,
+        )
+        return self.page.request.get(self.shown()).body()
+
+    def shown(self):
+        """The address of the first picture on the page, or None."""
+        return self.page.evaluate("document.querySelector('#generate-gallery img')?.src ?? null")
+
+    def told(self, words):
+        """Wait for a message that says `words`, and close it; returns all that it says."""
+        message = self.page.get_by_test_id("toast-text").filter(has_text=words)
+        expect(message).to_be_visible()
+        text = message.inner_text()
+        self.page.get_by_test_id("toast-close").first.click()
+        expect(message).to_be_hidden()
+        return text
+
+    def reconstruct(self):
+        """Press Reconstruct and wait; returns the figures by their names."""
+        self.find("#reconstruct-run").click()
+        return self.figures()
+
+    def figures(self):
+        """Wait for the figures of a reconstruction; returns them by their names."""
+        expect(self.find("#reconstruct-status .done")).to_be_attached()
+        cells = self.find("#reconstruct-figures .figures > div")
+        expect(cells).to_have_count(6)
+        return dict(reversed(text.split("\n")) for text in cells.all_inner_texts())
+
+
+def pixels(png):
+    """The RGB picture in the bytes of a PNG."""
+    return Image.open(io.BytesIO(png)).convert("RGB")
+
+
+def request_in(png):
+    """The request inside the bytes, or the file, of a PNG that the studio made."""
+    return images.read_record(png)["request"]
+
+
+def is_one_sentence(text):
+    """Whether an artist could act on `text`: no traceback, no path, no name of a class."""
+    return text.strip().endswith(".") and not re.search(r"Traceback|Error\b|File \"|/tmp|0x", text)

@@ -1,0 +1,129 @@
+"""The Generate tab, by what a person does there."""
+
+import re
+
+import pytest
+from PIL import Image, ImageChops
+from playwright.sync_api import expect
+
+from tests.browser.artist import is_one_sentence, pixels, request_in
+
+
+def test_words_become_a_picture_that_can_be_downloaded_and_drawn_again(artist, visit, tmp_path):
+    artist.ask("a red fox, flat", seed=11, steps=6)
+    before = artist.shown()
+    artist.find("#generate-run").click()
+    expect(artist.find("#generate-preview img")).to_be_visible()
+    expect(artist.find("#generate-status .bar")).to_be_visible()
+    artist.drawn(before)
+    expect(artist.find("#generate-gallery .caption-label")).to_have_text("seed 11")
+    with artist.page.expect_download() as download:
+        artist.find("#generate-download").click()
+    path = tmp_path / "fox.png"
+    download.value.save_as(path)
+    made = request_in(path)
+    assert (made["prompt"], made["seed"], made["steps"]) == ("a red fox, flat", 11, 6)
+    picture = Image.open(path)
+    assert picture.size == (made["width"], made["height"])
+    assert len(set(picture.convert("RGB").getdata())) > 100  # a picture, and no plain colour
+
+    another = visit()
+    another.find("#generate-reuse input[type=file], input#generate-reuse").set_input_files(path)
+    expect(another.find("#generate-prompt textarea")).to_have_value("a red fox, flat")
+    expect(another.find("#generate-seed input")).to_have_value("11")
+    again = pixels(another.draw())
+    assert ImageChops.difference(again, picture.convert("RGB")).getbbox() is None
+
+
+def test_the_same_seed_draws_the_same_picture_and_another_seed_another(artist):
+    artist.ask("pizza, 3d", seed=5)
+    first, again = pixels(artist.draw()), pixels(artist.draw())
+    artist.number("seed", 6)
+    other = pixels(artist.draw())
+    assert ImageChops.difference(first, again).getbbox() is None
+    assert ImageChops.difference(first, other).getbbox() is not None
+
+
+def test_seeds_count_up_and_a_chosen_picture_gives_its_seed(artist):
+    artist.ask("red heart, glossy", seed=40)
+    artist.number("count", 2)
+    artist.draw()
+    expect(artist.find("#generate-gallery .caption-label")).to_have_text(["seed 40", "seed 41"])
+    artist.find("#generate-gallery .thumbnail-lg").nth(1).click()
+    expect(artist.find("#generate-details")).to_contain_text("seed 41")
+    artist.number("seed", 7)
+    artist.find("#generate-use-seed").click()
+    expect(artist.find("#generate-seed input")).to_have_value("41")
+
+
+def test_stop_stops_and_the_next_picture_is_drawn(artist):
+    artist.ask("a house", seed=1, steps=150)
+    before = artist.shown()
+    artist.find("#generate-run").click()
+    artist.find("#generate-stop").click()
+    expect(artist.find("#generate-status .cancelled")).to_have_text("Stopped.")
+    expect(artist.find("#generate-stop")).to_be_disabled()
+    assert artist.shown() == before
+    artist.number("steps", 4)
+    assert request_in(artist.draw())["steps"] == 4
+
+
+def test_guidance_without_words_gets_a_sentence_and_the_form_keeps_its_values(artist):
+    artist.ask("", seed=123)
+    artist.find("#generate-run").click()
+    assert is_one_sentence(artist.told("write a prompt"))
+    expect(artist.find("#generate-seed input")).to_have_value("123")
+    artist.write("苹果，卡通")
+    made = request_in(artist.draw())
+    assert (made["prompt"], made["seed"]) == ("苹果，卡通", 123)
+
+
+def test_noise_alone_needs_no_words(artist):
+    artist.ask("these words are left aside", seed=3)
+    artist.find("#generate-noise-only input").check()
+    made = request_in(artist.draw())
+    assert (made["prompt"], made["cfg_scale"]) == ("", 1.0)
+    expect(artist.find("#generate-details")).to_contain_text("from noise alone")
+
+
+def test_a_drawn_picture_can_be_the_start_of_the_next(artist):
+    artist.ask("sun, flat", seed=8)
+    source = pixels(artist.draw())
+    artist.find("#generate-to-image").click()
+    expect(artist.find("#generate-image img")).to_be_visible()
+    artist.number("strength", 0.3)
+    made = request_in(artist.draw())
+    assert made["strength"] == pytest.approx(0.3)
+    assert made["image"] and source.size == (made["width"], made["height"])
+
+
+def test_a_reload_shows_the_pictures_and_follows_what_still_runs(artist):
+    artist.ask("a green tree", seed=77)
+    artist.draw()
+    artist.number("steps", 150)
+    artist.find("#generate-run").click()
+    expect(artist.find("#generate-status .running")).to_be_visible()
+    artist.page.reload()
+    expect(artist.find("#generate-status .running")).to_contain_text(re.compile(r"of 150"))
+    artist.find("#generate-stop").click()
+    expect(artist.find("#generate-status .cancelled")).to_be_visible()
+    expect(artist.find("#generate-gallery .caption-label").first).to_have_text("seed 77")
+
+
+def test_markup_in_a_prompt_is_shown_as_text(artist):
+    words = '<img src="x" onerror="window.ran = true"><b>bold</b>'
+    artist.ask(words, seed=9)
+    assert request_in(artist.draw())["prompt"] == words
+    expect(artist.find("#generate-details b")).to_have_text(words)
+    assert artist.page.evaluate("window.ran") is None
+
+
+def test_an_example_fills_the_prompt(artist):
+    artist.find(".chip", has_text="苹果，卡通").click()
+    expect(artist.find("#generate-prompt textarea")).to_have_value("苹果，卡通")
+
+
+def test_a_picture_without_settings_gets_a_sentence(artist, tmp_path):
+    Image.new("RGB", (64, 64), "teal").save(tmp_path / "plain.png")
+    artist.find("#generate-reuse input[type=file], input#generate-reuse").set_input_files(tmp_path / "plain.png")
+    assert is_one_sentence(artist.told("holds no settings"))

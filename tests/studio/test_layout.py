@@ -1,0 +1,150 @@
+"""The page without a browser: what is drawn, what it says, and what a handler's failure looks like."""
+
+import dataclasses
+import json
+import logging
+import re
+from types import SimpleNamespace
+
+import gradio as gr
+import pytest
+
+from engines import requests
+from engines.errors import BadRequest
+from engines.requests import GenerateRequest, Progress, ReconstructRequest
+from studio import layout, texts
+from studio.gallery import Entry
+from studio.jobs import JobState
+from studio.tabs import common, generate, reconstruct
+
+PAGE = {GenerateRequest: "generate", ReconstructRequest: "reconstruct"}
+FIELDS = [(kind, item.name) for kind in PAGE for item in dataclasses.fields(kind)]
+
+
+def browser(language):
+    return SimpleNamespace(headers={"accept-language": language})
+
+
+ENGLISH, CHINESE = browser("en-GB,en;q=0.9"), browser("zh-CN,zh;q=0.9")
+
+
+@pytest.fixture(scope="module")
+def controls(tmp_path_factory):
+    """The components of the page by their ids."""
+    studio = SimpleNamespace(home=tmp_path_factory.mktemp("home"), jobs=None, gallery=None)
+    demo = layout.build(studio)
+    return {block.elem_id: block for block in demo.blocks.values() if getattr(block, "elem_id", None)}
+
+
+@pytest.mark.parametrize(("kind", "name"), FIELDS)
+def test_every_field_of_a_request_has_a_control_that_obeys_its_table(controls, kind, name):
+    component = controls[f"{PAGE[kind]}-{name.replace('_', '-')}"]
+    field = requests.control(kind, name)
+    assert component.label
+    if name != "image":
+        assert component.info
+    if "low" in field:
+        assert (component.minimum, component.maximum) == (field["low"], field["high"])
+    if "choices" in field:
+        assert {value for _, value in component.choices} == set(field["choices"])
+    if name not in ("model", "image"):
+        assert component.value == field["default"]
+
+
+def test_every_text_is_there_in_both_languages():
+    for key, (english, chinese) in texts.ROWS.items():
+        assert english.strip() and chinese.strip(), key
+        assert re.findall(r"{(\w+)", english) == re.findall(r"{(\w+)", chinese), key
+        letters = re.sub(r"{.*?}|[^A-Za-z]", "", chinese)
+        assert re.search("[\u4e00-\u9fff]", chinese) or letters, key
+
+
+def test_every_choice_has_a_chinese_line():
+    for field in ("sampler", "scheduler"):
+        for choice in requests.control(GenerateRequest, field)["choices"]:
+            assert re.search("[\u4e00-\u9fff]", texts.ROWS[f"{field}.{choice}"][1])
+
+
+def test_an_unknown_text_is_refused_when_the_page_is_drawn():
+    with pytest.raises(KeyError):
+        texts.t("no such text")
+
+
+def test_the_language_of_the_browser_decides():
+    assert texts.say(ENGLISH, "step", index=1, count=4) == "Step 1 of 4"
+    assert texts.say(CHINESE, "step", index=1, count=4) == "第 1 / 4 步"
+    assert texts.say(None, "stop") == "Stop"
+
+
+@pytest.mark.parametrize("as_generator", [False, True])
+def test_a_known_failure_is_its_sentence_as_text(as_generator):
+    def fail(words):
+        raise BadRequest(f"There is no model called “{words}”.")
+
+    def fail_in_steps(words):
+        yield
+        fail(words)
+
+    with pytest.raises(gr.Error) as caught:
+        list(common.guard(fail_in_steps)("<b>")) if as_generator else common.guard(fail)("<b>")
+    assert caught.value.message == "There is no model called “&lt;b&gt;”."
+    assert caught.value.print_exception is False
+
+
+def test_an_unknown_failure_is_a_number_on_the_page_and_a_traceback_in_the_log(caplog):
+    def fail():
+        raise RuntimeError("secret detail")
+
+    with caplog.at_level(logging.ERROR), pytest.raises(gr.Error) as caught:
+        common.guard(fail)()
+    number = re.search(r"\(id ([0-9a-f]+)\)", caught.value.message)[1]
+    assert "secret" not in caught.value.message
+    assert number in caplog.text and "secret detail" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        (JobState("a", "waiting", ahead=3), "Waiting; 3 before this one"),
+        (JobState("a", "running"), "The engine is getting ready"),
+        (JobState("a", "running", progress=Progress(3, 12), seconds_left=4.4), "Step 3 of 12 · about 4 s left"),
+        (JobState("a", "done", seconds=2.5), "Done in 2.5 s"),
+        (JobState("a", "cancelled"), "Stopped."),
+        (JobState("a", "failed", error="Too large: <b>."), "Too large: &lt;b&gt;."),
+    ],
+)
+def test_the_state_of_a_job_is_a_line(state, words):
+    assert words in common.status(state, ENGLISH)
+
+
+def test_the_bar_shows_the_share_of_the_steps():
+    state = JobState("a", "running", progress=Progress(3, 12), seconds_left=1.0)
+    assert "width:25.0%" in common.status(state, ENGLISH)
+
+
+def entry(**fields):
+    request = GenerateRequest(**{"prompt": "a <b>fox</b>", "seed": 5, "steps": 9, "style": "flat"} | fields)
+    record = {"request": json.loads(requests.to_json(request))}
+    return Entry("1", "job", "1.png", "generate", 5, request.prompt, 0.0, record)
+
+
+def test_a_picture_says_what_it_was_drawn_from_and_markup_stays_text():
+    line = generate.details(entry(), ENGLISH)
+    assert "a &lt;b&gt;fox&lt;/b&gt;" in line
+    assert "flat · seed 5 · 128 × 128 · 9 steps · DPM++ 2M<" in line
+    assert "扁平 · 种子 5 · 128 × 128 · 9 步 · DPM++ 2M<" in generate.details(entry(), CHINESE)
+
+
+def test_a_picture_drawn_without_words_says_so():
+    assert "from noise alone" in generate.details(entry(prompt="", style="", cfg_scale=1.0), ENGLISH)
+
+
+def test_a_record_of_another_version_leaves_the_line_empty():
+    strange = dataclasses.replace(entry(), record={"request": {"task": "generate", "colour": "red"}})
+    assert generate.details(strange, ENGLISH) == ""
+
+
+def test_an_autoencoder_without_tokens_has_figures_without_them():
+    result = requests.ReconstructResult(None, None, None, psnr=30.123, ssim=0.9, seconds=1.0)
+    line = reconstruct.figures(result, ENGLISH)
+    assert "30.12 dB" in line and "0.900" in line and "perplexity" not in line
