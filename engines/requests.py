@@ -64,6 +64,8 @@ def _free(default, text):
 def _check(request):
     for item in dataclasses.fields(request):
         value, meta = getattr(request, item.name), item.metadata
+        if isinstance(value, str) and value != value.encode("utf-8", "replace").decode():
+            raise BadRequest(f"The {item.name} holds half of a character, which nobody can read; type it again.")
         if "low" in meta:
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise BadRequest(f"{item.name} must be a number, not “{value}”.")

@@ -70,18 +70,28 @@ class Worker:
         theirs.close()
 
     def _await(self, on_progress, cancelled):
-        while True:
-            if cancelled and cancelled():
-                self._stop.set()
-            if not self._connection.poll(POLL_SECONDS):
-                continue
-            kind, value = self._connection.recv()
-            if kind == "result":
-                return value
-            if kind == "error":
-                raise value
-            if on_progress:
-                on_progress(value)
+        try:
+            while True:
+                if cancelled and cancelled():
+                    self._stop.set()
+                if not self._connection.poll(POLL_SECONDS):
+                    continue
+                kind, value = self._connection.recv()
+                if kind == "result":
+                    return value
+                if kind == "error":
+                    break
+                if on_progress:
+                    on_progress(value)
+        except (EOFError, OSError):
+            raise
+        except BaseException:
+            # The caller's own functions failed: the task is stopped, and what it still says is no answer to the next.
+            self._stop.set()
+            while self._connection.recv()[0] == "progress":
+                pass
+            raise
+        raise value
 
     def _end(self):
         if self._process:

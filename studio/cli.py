@@ -127,7 +127,7 @@ def _studio(arguments):
 
 
 def _generate(arguments):
-    size = {}
+    size = {name: _default(name) for name in ("width", "height")}
     if arguments.size:
         width, cross, height = arguments.size.lower().partition("x")
         if not (cross and width.isdigit() and height.isdigit()):
@@ -135,7 +135,7 @@ def _generate(arguments):
         size = {"width": int(width), "height": int(height)}
     if not arguments.prompt.strip() and not arguments.style and arguments.cfg_scale == _default("cfg_scale"):
         arguments.cfg_scale = 1.0  # there are no words for guidance to follow
-    image = _picture(arguments.image) if arguments.image else None
+    image = _picture(arguments.image, 2 * max(size.values())) if arguments.image else None
     request = _asked(arguments, requests.GenerateRequest, image=image, **size)
     result = _engine(arguments).run(request, _progress)
     rows = []
@@ -152,7 +152,7 @@ def _default(name):
 
 
 def _reconstruct(arguments):
-    request = _asked(arguments, requests.ReconstructRequest, image=_picture(arguments.image))
+    request = _asked(arguments, requests.ReconstructRequest, image=_picture(arguments.image, arguments.max_side))
     result = _engine(arguments).run(request, _progress)
     if arguments.out == "-":
         sys.stdout.buffer.write(images.png_bytes(result.reconstruction))
@@ -264,8 +264,8 @@ def _engine(arguments):
     return Engine(_home(arguments), arguments.device)
 
 
-def _picture(name):
-    return images.png_bytes(images.read_picture(sys.stdin.buffer.read() if name == "-" else name))
+def _picture(name, max_side):
+    return images.source_bytes(sys.stdin.buffer.read() if name == "-" else name, max_side)
 
 
 def _progress(progress):

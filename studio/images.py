@@ -50,6 +50,16 @@ def read_picture(source):
             return image.convert("RGB")
 
 
+def source_bytes(source, max_side):
+    """What a request keeps of a picture: read, reduced to a longer side of `max_side` pixels, as PNG.
+
+    Every picture that is made from it holds it too, so it is kept no larger than it is used.
+    """
+    image = read_picture(source)
+    image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+    return png_bytes(image)
+
+
 def read_record(source):
     """The record inside a PNG of this studio. Raises `BadPicture` if there is none."""
     with _open(source) as image, _decoding():

@@ -52,6 +52,7 @@ TABLE = {
     "starting": ("The engine is getting ready…", "引擎准备中…"),
     "step": ("Step {index} of {count}", "第 {index} / {count} 步"),
     "left": ("about {seconds} s left", "约剩 {seconds} 秒"),
+    "left_minutes": ("about {minutes} min left", "约剩 {minutes} 分钟"),
     "done": ("Done in {seconds:.1f} s", "完成，用时 {seconds:.1f} 秒"),
     "not_generated": (
         "This picture was not drawn on the Generate tab, so there are no settings of it here.",

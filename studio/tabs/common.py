@@ -97,9 +97,15 @@ def status(state, request):
     elif state.progress:
         share = state.progress.index / state.progress.count
         words = say(request, "step", index=state.progress.index, count=state.progress.count)
-        words += " · " + say(request, "left", seconds=round(state.seconds_left))
+        words += " · " + _left(state.seconds_left, request)
     bar = f'<div class="bar"><div style="width:{share:.1%}"></div></div>'
     return f'<div class="status running" role="status">{bar}<span>{words}</span></div>'
+
+
+def _left(seconds, request):
+    if seconds < 100:
+        return say(request, "left", seconds=round(seconds))
+    return say(request, "left_minutes", minutes=round(seconds / 60))
 
 
 def remembered(studio, job):

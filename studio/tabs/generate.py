@@ -122,7 +122,7 @@ def wire(studio, parts, parts_of, tabs, demo):
         if given.pop("noise_only"):
             given |= {"prompt": "", "negative": "", "style": "", "cfg_scale": 1.0}
         if given["image"]:
-            given["image"] = images.png_bytes(images.read_picture(given["image"]))
+            given["image"] = images.source_bytes(given["image"], 2 * max(given["width"], given["height"]))
         job = studio.jobs.submit(GenerateRequest(**given))
         return {parts.job: job, parts.fields["seed"]: given["seed"], parts.run: gr.Button(interactive=False)}
 

@@ -70,7 +70,7 @@ def wire(studio, parts, parts_of, tabs, demo):
         given = named(asked, values)
         if not given["image"]:
             raise BadPicture(say(request, "no_picture"))
-        given["image"] = images.png_bytes(images.read_picture(given["image"]))
+        given["image"] = images.source_bytes(given["image"], given["max_side"])
         return studio.jobs.submit(ReconstructRequest(**given))
 
     def follow(job, request: gr.Request):

@@ -112,6 +112,15 @@ def test_a_killed_process_fails_its_one_request(worker):
     assert len(worker.run(request()).pictures) == 1
 
 
+def test_a_failing_listener_stops_its_own_task_alone(worker):
+    def fail(progress):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        worker.run(request(steps=20), fail)
+    assert [picture.seed for picture in worker.run(request(seed=11)).pictures] == [11]
+
+
 def test_this_side_of_the_worker_imports_no_torch():
     code = "import sys, engines.worker, engines.catalog, engines.requests; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

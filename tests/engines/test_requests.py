@@ -195,3 +195,8 @@ def test_control_is_the_row_of_the_table():
 def test_every_choice_says_what_it_is(table):
     assert all(text.strip() for text in table.values())
     assert len(set(table.values())) == len(table)
+
+
+def test_half_a_character_is_refused():
+    with pytest.raises(BadRequest, match="prompt holds half of a character"):
+        request("generate", prompt="a \ud83d fox")

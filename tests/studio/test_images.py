@@ -103,13 +103,20 @@ def huge_png(side=20_000):
         return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
 
     header = side.to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0])
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
 
 
 @pytest.mark.parametrize("side", [7_000, 20_000])
 def test_a_huge_picture_is_refused_before_it_is_decoded(side):
     with pytest.raises(BadPicture, match="million pixels|PNG, JPEG or WebP"):
         images.read_picture(huge_png(side))
+
+
+def test_a_source_is_kept_no_larger_than_it_is_used():
+    kept = images.read_picture(images.source_bytes(encoded(gradient(size=(400, 100))), 64))
+    assert kept.size == (64, 16)
+    assert images.read_picture(images.source_bytes(encoded(gradient()), 64)).tobytes() == gradient().tobytes()
 
 
 def test_a_record_comes_back_from_the_png(tmp_path):

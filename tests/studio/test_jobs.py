@@ -118,8 +118,10 @@ def test_what_waits_is_run_after_a_restart(open_jobs, worker):
 
 
 def test_a_job_that_ran_when_the_studio_was_killed_says_so(open_jobs, tmp_path):
-    job = open_jobs().submit(request())
-    finish(open_jobs(), job)
+    jobs = open_jobs()
+    job = jobs.submit(request())
+    finish(jobs, job)
+    jobs.close()
     with sqlite3.connect(tmp_path / "atelier.db") as connection:
         connection.execute("UPDATE jobs SET state = 'running' WHERE id = ?", (job,))
     state = open_jobs().state(job)

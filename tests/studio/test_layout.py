@@ -108,6 +108,7 @@ def test_an_unknown_failure_is_a_number_on_the_page_and_a_traceback_in_the_log(c
         (JobState("a", "waiting", ahead=3), "Waiting; 3 before this one"),
         (JobState("a", "running"), "The engine is getting ready"),
         (JobState("a", "running", progress=Progress(3, 12), seconds_left=4.4), "Step 3 of 12 · about 4 s left"),
+        (JobState("a", "running", progress=Progress(1, 12), seconds_left=290.0), "about 5 min left"),
         (JobState("a", "done", seconds=2.5), "Done in 2.5 s"),
         (JobState("a", "cancelled"), "Stopped."),
         (JobState("a", "failed", error="Too large: <b>."), "Too large: &lt;b&gt;."),

@@ -78,7 +78,7 @@ def test_we_read_what_safetensors_writes(tmp_path):
     """A published file: no metadata of ours, or of somebody else's, and every type of number."""
     arrays = {
         np.dtype(kind).name: np.arange(6).astype(kind).reshape(2, 3)
-        for kind in "float64 float32 float16 int64 int32 int16 int8 uint8 bool".split()
+        for kind in ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
     }
     for metadata in (None, {"format": "pt"}):
         safetensors.numpy.save_file(arrays, tmp_path / "model.safetensors", metadata=metadata)
@@ -96,7 +96,7 @@ def test_a_view_is_written_as_the_values_it_shows(tmp_path):
 
 def test_a_file_cut_anywhere_is_refused(path):
     whole = path.read_bytes()
-    for length in range(len(whole)):
+    for length in (*range(12), *range(12, len(whole), 11)):
         path.write_bytes(whole[:length])
         with pytest.raises(BadCheckpoint):
             files.read_header(path)
