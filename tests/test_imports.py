@@ -103,11 +103,10 @@ def loaded(module, sources):
         if name in seen:
             continue
         seen.add(name)
-        if within(name, PROJECT):
-            # a name in a module loads the module, and a module the packages that it lies in
-            waiting += [name.rpartition(".")[0], f"{name}.__init__"]
-        if name in sources:
-            waiting += used(name, sources[name], on_loading=True)
+        if within(name, PROJECT):  # a name in a module loads the module, and that the packages it lies in
+            waiting.append(name.rpartition(".")[0])
+        for file in {name, f"{name}.__init__"} & sources.keys():
+            waiting += used(file, sources[file], on_loading=True)
     return seen
 
 

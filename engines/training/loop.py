@@ -22,7 +22,7 @@ CHECKPOINT = "checkpoint.safetensors"
 LOG = "log.jsonl"
 
 
-def train(trainer, out, *, steps=None, minutes=None, warmup=100, resume=False, report=None, save_seconds=180):
+def train(trainer, out, *, steps=None, minutes=None, warmup=200, resume=False, report=None, save_seconds=180):
     """Run `trainer` to `steps` steps, or to as many as fit into `minutes` by the pace of the first 20.
 
     `out` receives `checkpoint.safetensors`, `log.jsonl`, `losses.png`, `samples-*.png` and at the end

@@ -45,6 +45,11 @@ class Artist:
         self.number("seed", seed)
         self.number("steps", steps)
 
+    def read_settings(self, path):
+        with self.page.expect_file_chooser() as chooser:
+            self.find("#generate-reuse").click()
+        chooser.value.set_files(path)
+
     def draw(self):
         """Press Generate and wait; returns the PNG of the first new picture, as the page shows it."""
         before = self.shown()

@@ -28,7 +28,7 @@ def test_words_become_a_picture_that_can_be_downloaded_and_drawn_again(artist, v
     assert len(set(picture.convert("RGB").getdata())) > 100  # a picture, and no plain colour
 
     another = visit()
-    another.find("#generate-reuse input[type=file], input#generate-reuse").set_input_files(path)
+    another.read_settings(path)
     expect(another.find("#generate-prompt textarea")).to_have_value("a red fox, flat")
     expect(another.find("#generate-seed input")).to_have_value("11")
     again = pixels(another.draw())
@@ -125,5 +125,5 @@ def test_an_example_fills_the_prompt(artist):
 
 def test_a_picture_without_settings_gets_a_sentence(artist, tmp_path):
     Image.new("RGB", (64, 64), "teal").save(tmp_path / "plain.png")
-    artist.find("#generate-reuse input[type=file], input#generate-reuse").set_input_files(tmp_path / "plain.png")
+    artist.read_settings(tmp_path / "plain.png")
     assert is_one_sentence(artist.told("holds no settings"))

@@ -19,7 +19,8 @@ def path(tmp_path_factory):
     draw = torch.Generator().manual_seed(0)
     weights, before = {}, 3
     for index, width in zip(CONVS, [width for width in VGG16 if width != "M"], strict=True):
-        weights[f"features.{index}.weight"] = torch.randn(width, before, 3, 3, generator=draw) * math.sqrt(2 / 9 / before)
+        scale = math.sqrt(2 / 9 / before)
+        weights[f"features.{index}.weight"] = torch.randn(width, before, 3, 3, generator=draw) * scale
         weights[f"features.{index}.bias"] = torch.randn(width, generator=draw) * 0.1
         before = width
     for stage, width in enumerate((64, 128, 256, 512, 512)):
