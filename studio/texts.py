@@ -84,13 +84,13 @@ TABLE = {
     "scheduler": ("Schedule", "噪声调度"),
     "cfg_scale": ("Guidance", "引导强度"),
     "cfg_rescale": ("Rescale", "引导重缩放"),
-    "cfg_start": ("From", "引导开始"),
-    "cfg_end": ("To", "引导结束"),
+    "cfg_start": ("Guidance starts", "引导开始"),
+    "cfg_end": ("Guidance ends", "引导结束"),
     "seed": ("Seed", "种子"),
     "variation_seed": ("Variation seed", "变体种子"),
     "variation_strength": ("Variation strength", "变体强度"),
-    "image": ("Picture to start from", "起始图片"),
-    "image.help": (
+    "source": ("Picture to start from", "起始图片"),
+    "source.help": (
         "Leave empty to start from noise. PNG, JPEG or WebP; drop, paste or choose a file.",
         "留空则从噪声开始。PNG、JPEG 或 WebP；拖放、粘贴或选择文件。",
     ),

@@ -83,9 +83,9 @@ def draw(studio):
                     elem_id="generate-model",
                 )  # fmt: skip
             with gr.Accordion(t("from_picture"), open=False) as from_picture:
-                gr.Markdown(t("image.help"), elem_classes="hint")
+                gr.Markdown(t("source.help"), elem_classes="hint")
                 image = Upload(
-                    type="filepath", format="png", image_mode=None, sources=["upload", "clipboard"], label=t("image"),
+                    type="filepath", format="png", image_mode=None, sources=["upload", "clipboard"], label=t("source"),
                     elem_id="generate-image", elem_classes="upload", height=220,
                 )  # fmt: skip
                 add("strength")

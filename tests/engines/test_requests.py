@@ -168,6 +168,7 @@ def test_what_is_no_request_is_refused(text):
     ({"image": 5}, "image must be the bytes of a picture"),
     ({"image": "no base64 at all"}, "picture in these settings is damaged"),
     ({"image": "AP8"}, "picture in these settings is damaged"),
+    ({"image": "AP!8="}, "picture in these settings is damaged"),
     ({"image": "狐狸"}, "picture in these settings is damaged"),
     ({"seed": math.inf}, "seed is inf"),
     ({"cfg_scale": math.nan}, "cfg_scale is nan"),
