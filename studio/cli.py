@@ -51,7 +51,8 @@ def _parser():
     common.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     common.add_argument("--home", type=Path, default=DEFAULT_HOME, help="the folder of your models and pictures")
     about = "Atelier, a local art studio. Without a command: the studio."
-    parser = Parser(prog="app.py", description=about, parents=[common])
+    tests = "`python app.py test` runs every test; what follows goes to pytest."
+    parser = Parser(prog="app.py", description=about, epilog=tests, parents=[common])
     parser.add_argument("--host", default="127.0.0.1", help="the address that the page listens on")
     parser.add_argument("--port", type=int, default=7860, help="the port of the page")
     parser.set_defaults(run=_studio)
