@@ -21,8 +21,8 @@ class Artist:
         page.goto(address)
         expect(self.find("#generate-run")).to_be_visible()
 
-    def find(self, selector):
-        return self.page.locator(selector)
+    def find(self, selector, **options):
+        return self.page.locator(selector, **options)
 
     def tab(self, name):
         self.page.get_by_role("tab", name=name).click()
@@ -61,10 +61,13 @@ class Artist:
         self.page.wait_for_function(
             """before => {
                 const image = document.querySelector('#generate-gallery img');
-                return image && image.src !== before && document.querySelector('#generate-status .done');
+                const done = document.querySelector('#generate-status .done') && image && image.src !== before;
+                return done || document.querySelector('#generate-status .failed');
             }""",
             arg=before,
         )
+        failed = self.find("#generate-status .failed")
+        assert not failed.count(), failed.inner_text()
         return self.page.request.get(self.shown()).body()
 
     def shown(self):

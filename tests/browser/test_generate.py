@@ -13,8 +13,6 @@ def test_words_become_a_picture_that_can_be_downloaded_and_drawn_again(artist, v
     artist.ask("a red fox, flat", seed=11, steps=6)
     before = artist.shown()
     artist.find("#generate-run").click()
-    expect(artist.find("#generate-preview img")).to_be_visible()
-    expect(artist.find("#generate-status .bar")).to_be_visible()
     artist.drawn(before)
     expect(artist.find("#generate-gallery .caption-label")).to_have_text("seed 11")
     with artist.page.expect_download() as download:
@@ -25,7 +23,7 @@ def test_words_become_a_picture_that_can_be_downloaded_and_drawn_again(artist, v
     assert (made["prompt"], made["seed"], made["steps"]) == ("a red fox, flat", 11, 6)
     picture = Image.open(path)
     assert picture.size == (made["width"], made["height"])
-    assert len(set(picture.convert("RGB").getdata())) > 100  # a picture, and no plain colour
+    assert len(picture.convert("RGB").getcolors(picture.width * picture.height)) > 100  # and no plain colour
 
     another = visit()
     another.read_settings(path)
@@ -57,14 +55,19 @@ def test_seeds_count_up_and_a_chosen_picture_gives_its_seed(artist):
 
 
 def test_stop_stops_and_the_next_picture_is_drawn(artist):
+    # Long enough to be caught forming on any machine.
     artist.ask("a house", seed=1, steps=150)
+    artist.number("count", 16)
     before = artist.shown()
     artist.find("#generate-run").click()
+    expect(artist.find("#generate-preview img")).to_be_visible()
+    expect(artist.find("#generate-status .bar")).to_be_visible()
     artist.find("#generate-stop").click()
     expect(artist.find("#generate-status .cancelled")).to_have_text("Stopped.")
     expect(artist.find("#generate-stop")).to_be_disabled()
     assert artist.shown() == before
     artist.number("steps", 4)
+    artist.number("count", 1)
     assert request_in(artist.draw())["steps"] == 4
 
 
@@ -101,6 +104,7 @@ def test_a_reload_shows_the_pictures_and_follows_what_still_runs(artist):
     artist.ask("a green tree", seed=77)
     artist.draw()
     artist.number("steps", 150)
+    artist.number("count", 16)
     artist.find("#generate-run").click()
     expect(artist.find("#generate-status .running")).to_be_visible()
     artist.page.reload()
@@ -111,11 +115,11 @@ def test_a_reload_shows_the_pictures_and_follows_what_still_runs(artist):
 
 
 def test_markup_in_a_prompt_is_shown_as_text(artist):
-    words = '<img src="x" onerror="window.ran = true"><b>bold</b>'
+    words = "<img src onerror=ran=1>"
     artist.ask(words, seed=9)
     assert request_in(artist.draw())["prompt"] == words
     expect(artist.find("#generate-details b")).to_have_text(words)
-    assert artist.page.evaluate("window.ran") is None
+    assert artist.page.evaluate("window.ran ?? null") is None
 
 
 def test_an_example_fills_the_prompt(artist):
