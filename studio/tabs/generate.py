@@ -44,7 +44,7 @@ def draw(studio):
             gr.Markdown(t("empty"), elem_id="generate-empty", elem_classes=["hint", "empty"])
             preview = gr.Image(
                 show_label=False, format="png", visible=False, interactive=False, elem_id="generate-preview",
-                elem_classes="stage", buttons=[],
+                elem_classes=["stage", "map"], buttons=[],
             )  # fmt: skip
             pictures = gr.Gallery(
                 show_label=False, format="png", columns=2, object_fit="contain", interactive=False,

@@ -48,7 +48,6 @@ def draw(studio):
     return SimpleNamespace(
         fields={"model": model, "max_side": max_side}, image=image, run=run, stop=stop, line=line, figures=figures,
         slider=slider, difference=difference, tokens=tokens,
-        job=gr.BrowserState("", storage_key="atelier-reconstruct-job", secret="atelier"),
     )  # fmt: skip
 
 
@@ -64,6 +63,8 @@ def _map(name):
 def wire(studio, parts, parts_of, tabs, demo):
     """Wire the tab."""
     asked = parts.fields | {"image": parts.image}
+    # Outside of the tab: a browser reads what it remembers only where it is drawn, and a tab is drawn when visited.
+    job = gr.BrowserState("", storage_key="atelier-reconstruct-job", secret="atelier")
     shown = [parts.line, parts.figures, parts.slider, parts.difference, parts.tokens, parts.run, parts.stop]
 
     def submit(values, request: gr.Request):
@@ -98,16 +99,16 @@ def wire(studio, parts, parts_of, tabs, demo):
         if state and (state.result or state.state not in FINAL):
             yield from follow(job, request)
 
-    follower = {"inputs": parts.job, "outputs": shown, "show_progress": "hidden", "concurrency_limit": None}
+    follower = {"inputs": job, "outputs": shown, "show_progress": "hidden", "concurrency_limit": None}
     parts.run.click(
         guard(submit),
         inputs=set(asked.values()),
-        outputs=[parts.job],
+        outputs=[job],
         show_progress="hidden",
         api_visibility="private",
     ).success(guard(follow), **follower, api_visibility="private")
     demo.load(guard(follow_remembered), **follower, api_visibility="private")
-    parts.stop.click(guard(lambda job: studio.jobs.cancel(job)), parts.job, None, api_visibility="private")
+    parts.stop.click(guard(lambda job: studio.jobs.cancel(job)), job, None, api_visibility="private")
 
 
 def figures(result, request):

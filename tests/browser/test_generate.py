@@ -97,3 +97,29 @@ def test_a_drawn_picture_can_be_the_start_of_the_next(artist):
     made = request_in(artist.draw())
     assert made["strength"] == pytest.approx(0.3)
     assert made["image"] and source.size == (made["width"], made["height"])
+
+
+def test_a_reload_shows_the_pictures(artist):
+    artist.ask("a green tree", seed=77)
+    artist.draw()
+    artist.page.reload()
+    expect(artist.find("#generate-gallery .caption-label").first).to_have_text("seed 77")
+
+
+def test_markup_in_a_prompt_is_shown_as_text(artist):
+    words = "<img src onerror=ran=1>"
+    artist.ask(words, seed=9)
+    assert request_in(artist.draw())["prompt"] == words
+    expect(artist.find("#generate-details b")).to_have_text(words)
+    assert artist.page.evaluate("window.ran ?? null") is None
+
+
+def test_an_example_fills_the_prompt(artist):
+    artist.find(".chip", has_text="苹果，卡通").click()
+    expect(artist.find("#generate-prompt textarea")).to_have_value("苹果，卡通")
+
+
+def test_a_picture_without_settings_gets_a_sentence(artist, tmp_path):
+    Image.new("RGB", (64, 64), "teal").save(tmp_path / "plain.png")
+    artist.read_settings(tmp_path / "plain.png")
+    assert is_one_sentence(artist.told("holds no settings"))
