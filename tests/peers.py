@@ -1,6 +1,8 @@
-"""What the peer, diffusers, calls the parts of our nets."""
+"""What comparing our nets with those of the peer, diffusers, needs: its names, and weights that all matter."""
 
 import re
+
+import torch
 
 RESNET = {
     "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1",
@@ -38,3 +40,15 @@ def published_key(key, config):
         name, leaf = rest.split(".")
         rest = f"{RESNET[name]}.{leaf}"
     return f"{place}.{rest}"
+
+
+def randomise(net, seed=1):
+    """Every parameter random, the zero-initialised ones and the norms' included: all of them matter."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            fan_in = parameter[0].numel() if parameter.ndim > 1 else 4
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) / fan_in**0.5)
+            if parameter.ndim == 1:
+                parameter += 0.5
+    return net.eval()

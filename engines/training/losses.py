@@ -1,5 +1,6 @@
 """What training minimises: reconstruction, perception, adversary, diversity."""
 
+import itertools
 import math
 
 import torch
@@ -21,7 +22,7 @@ class RandomPerceptual(nn.Module):
         super().__init__()
         draw = torch.Generator().manual_seed(seed)
         self.stages = nn.ModuleList()
-        for before, after in zip((3, *widths), widths, strict=False):
+        for before, after in itertools.pairwise((3, *widths)):
             stage = nn.Conv2d(before, after, 5, stride=2, padding=2)
             with torch.no_grad():
                 stage.weight.normal_(0, math.sqrt(2 / (25 * before)), generator=draw)

@@ -3,6 +3,7 @@
 Modules carry the names of the published taming-transformers and latent-diffusion checkpoints.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -139,7 +140,7 @@ class Level(nn.Module):
     def __init__(self, in_channels, out_channels, blocks, attention, config):
         super().__init__()
         widths = [in_channels] + [out_channels] * blocks
-        self.block = nn.ModuleList(ResBlock(*pair, config) for pair in zip(widths, widths[1:], strict=False))
+        self.block = nn.ModuleList(ResBlock(*pair, config) for pair in itertools.pairwise(widths))
         self.attn = nn.ModuleList(
             Attention(out_channels, config.norm_groups) for _ in range(blocks if attention else 0)
         )

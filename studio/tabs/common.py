@@ -9,6 +9,7 @@ import secrets
 import gradio as gr
 
 from engines import requests
+from engines.catalog import catalog
 from engines.errors import AtelierError, BadRequest
 from studio.texts import say, t
 
@@ -116,6 +117,8 @@ def remembered(studio, job):
         return None
 
 
-def models_for(catalog, task):
-    """The choices of a model's dropdown."""
-    return [(row.card.get("title", row.id), row.id) for row in catalog.values() if task in row.tasks]
+def model_control(home, task, info):
+    """The dropdown of the models of the catalog that can do `task`; `info` is the key of its help."""
+    choices = [(row.card.get("title", row.id), row.id) for row in catalog(home).values() if task in row.tasks]
+    chosen = choices[0][1] if choices else None
+    return gr.Dropdown(choices, value=chosen, label=t("model"), info=t(info), elem_id=f"{task}-model")

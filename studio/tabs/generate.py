@@ -12,7 +12,7 @@ from engines.errors import BadRequest
 from engines.requests import GenerateRequest
 from studio import gallery, images
 from studio.jobs import FINAL
-from studio.tabs.common import Upload, control, guard, models_for, named, remembered, status
+from studio.tabs.common import Upload, control, guard, model_control, named, remembered, status
 from studio.texts import say, t
 
 EXAMPLES = ("a red fox, flat", "pizza, 3d", "red heart, glossy", "grinning cat, cartoon", "苹果，卡通", "太阳，立体")
@@ -77,11 +77,7 @@ def draw(studio):
                     add("height")
                 add("sampler")
                 add("scheduler")
-                choices = models_for(catalog(studio.home), "generate")
-                fields["model"] = gr.Dropdown(
-                    choices, value=choices[0][1] if choices else None, label=t("model"), info=t("model.help"),
-                    elem_id="generate-model",
-                )  # fmt: skip
+                fields["model"] = model_control(studio.home, "generate", "model.help")
             with gr.Accordion(t("from_picture"), open=False) as from_picture:
                 gr.Markdown(t("source.help"), elem_classes="hint")
                 image = Upload(

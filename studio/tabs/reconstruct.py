@@ -4,12 +4,11 @@ from types import SimpleNamespace
 
 import gradio as gr
 
-from engines.catalog import catalog
 from engines.errors import BadPicture
 from engines.requests import ReconstructRequest
 from studio import images
 from studio.jobs import FINAL
-from studio.tabs.common import Upload, control, guard, models_for, named, remembered, status
+from studio.tabs.common import Upload, control, guard, model_control, named, remembered, status
 from studio.texts import say, t
 
 
@@ -22,11 +21,7 @@ def draw(studio):
                 type="filepath", format="png", image_mode=None, sources=["upload", "clipboard"], label=t("picture"),
                 elem_id="reconstruct-image", elem_classes="upload", height=300,
             )  # fmt: skip
-            choices = models_for(catalog(studio.home), "reconstruct")
-            model = gr.Dropdown(
-                choices, value=choices[0][1] if choices else None, label=t("model"), info=t("reads.help"),
-                elem_id="reconstruct-model",
-            )  # fmt: skip
+            model = model_control(studio.home, "reconstruct", "reads.help")
             max_side = control(ReconstructRequest, "max_side", "reconstruct")
             with gr.Row(elem_classes="actions"):
                 run = gr.Button(t("reconstruct"), variant="primary", elem_id="reconstruct-run", elem_classes="run")

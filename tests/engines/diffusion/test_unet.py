@@ -6,7 +6,7 @@ from diffusers import UNet2DConditionModel
 
 from engines.diffusion.unet import UNet, UNetConfig, timestep_embedding
 from engines.errors import BadRequest
-from tests.peers import published_key
+from tests.peers import published_key, randomise
 
 TINY = dict(ch=32, ch_mult=(1, 2), num_res_blocks=1, attention_levels=(0,), context_dim=24, num_heads=4)
 
@@ -52,18 +52,6 @@ def peer(changes):
         "cross_attention_dim": 24,
     } | changes).eval()
     return randomise(net)
-
-
-def randomise(net):
-    """Every parameter random, the zero-initialised ones and the norms' included: all of them matter."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in net.parameters():
-            fan_in = parameter[0].numel() if parameter.ndim > 1 else 4
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) / fan_in**0.5)
-            if parameter.ndim == 1:
-                parameter += 0.5
-    return net
 
 
 def inputs(config, batch=3, size=(8, 16)):

@@ -9,6 +9,7 @@ from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
 from engines.errors import BadRequest
 from engines.vqgan.autoencoder import VQGAN, AutoencoderConfig, CodebookConfig, KLAutoencoder
+from tests.peers import randomise
 
 TINY = dict(ch=16, ch_mult=(1, 2), num_res_blocks=1, attention_levels=(), z_channels=5, embed_dim=5, norm_groups=8)
 SHAPES = {
@@ -24,18 +25,6 @@ SHAPES = {
 CODEBOOK = CodebookConfig(n_embed=40)
 # A VQGAN may narrow between encoder and codebook; the peer's KL autoencoder cannot.
 NARROWED = AutoencoderConfig(**TINY | dict(attention_levels=(1,), z_channels=8, embed_dim=3))
-
-
-def randomise(net, seed=1):
-    """Every parameter random, biases and norms included, so that all of them matter."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in net.parameters():
-            fan_in = parameter[0].numel() if parameter.ndim > 1 else 4
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) / fan_in**0.5)
-            if parameter.ndim == 1:
-                parameter += 0.5
-    return net.eval()
 
 
 def pictures(config, batch=3, height=16, width=24):
