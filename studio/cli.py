@@ -83,14 +83,15 @@ def _parser():
     command("models", _models, "What is in the catalog.")
 
     train = command("train", _train, "Train a model on a folder of pictures.")
-    train.add_argument("kind", choices=("vqgan", "diffusion"), help="what to train")
+    train.add_argument("kind", choices=("vqgan", "text", "diffusion"), help="what to train")
     train.add_argument("--data", type=Path, required=True, help="pictures with metadata.jsonl or .txt, or IDX digits")
     train.add_argument("--out", type=Path, required=True, help="the folder of the run")
     train.add_argument("--preset", default="icons", help="the recipe: icons, or digits for a VQGAN")
     train.add_argument("--steps", type=int, help="how many steps")
     train.add_argument("--minutes", type=float, help="as many steps as fit into this time")
     train.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
-    train.add_argument("--first-stage", default="", help="the VQGAN whose latents a diffusion model learns")
+    train.add_argument("--first-stage", default="", help="the VQGAN whose latents words or a diffusion model learn")
+    train.add_argument("--text", default="", help="the text encoder that a diffusion model begins with")
     train.add_argument("--from", dest="start", default="", help="the diffusion model to go on from")
     train.add_argument("--lpips", default="", help="LPIPS weights (safetensors) for a VQGAN's perceptual loss")
     train.add_argument("--licence", default="", help="the licence of the weights, for the card")
@@ -205,6 +206,7 @@ def _train(arguments):
         minutes=arguments.minutes,
         resume=arguments.resume,
         first_stage=arguments.first_stage,
+        text=arguments.text,
         start=arguments.start,
         lpips=arguments.lpips,
         licence=arguments.licence,
@@ -225,7 +227,7 @@ def _train(arguments):
 def _spelled(arguments):
     # the run as a stranger would repeat it: folders by their names alone
     words = ["--data", arguments.data.name, "--out", arguments.out.name, "--preset", arguments.preset]
-    for name in ("steps", "minutes", "first_stage"):
+    for name in ("steps", "minutes", "first_stage", "text"):
         if getattr(arguments, name):
             words += ["--" + name.replace("_", "-"), str(getattr(arguments, name))]
     return words + (["--from", arguments.start] if arguments.start else [])

@@ -5,6 +5,7 @@ import torch
 
 from engines import requests
 from engines.diffusion.unet import UNetConfig
+from engines.training.clip import CLIPRecipe, CLIPTrainer
 from engines.training.data import Example
 from engines.training.diffusion import DiffusionRecipe, DiffusionTrainer
 from engines.vqgan.autoencoder import VQGAN, AutoencoderConfig, CodebookConfig, KLAutoencoder
@@ -16,9 +17,11 @@ UNET = UNetConfig(
     ch=16, ch_mult=(1, 2), num_res_blocks=1, attention_levels=(1,), context_dim=24, num_heads=2, adm_dim=24,
     norm_groups=8,
 )
-RECIPE = DiffusionRecipe(
-    UNET, text_width=24, text_layers=1, text_heads=2, vocab_size=300, context_length=32, size=32, batch=4, variants=2
-)
+WORDS = {
+    "text_width": 24, "text_layers": 1, "text_heads": 2, "vocab_size": 300, "context_length": 32, "size": 32,
+}  # fmt: skip
+RECIPE = DiffusionRecipe(unet=UNET, batch=4, **WORDS)
+CLIP_RECIPE = CLIPRecipe(ch=8, batch=12, **WORDS)
 COLOURS = {"red": (220, 40, 40), "green": (40, 180, 60), "blue": (40, 80, 220)}
 
 
@@ -50,6 +53,10 @@ def kl(seed=0):
 
 def diffusion_trainer(recipe=RECIPE, **options):
     return DiffusionTrainer(recipe, examples(), vqgan(), **options)
+
+
+def clip_trainer(recipe=CLIP_RECIPE, **options):
+    return CLIPTrainer(recipe, examples(), vqgan(), **options)
 
 
 def latent_diffusion():

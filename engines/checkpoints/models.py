@@ -9,6 +9,7 @@ from engines.checkpoints import files
 from engines.diffusion.latent import LatentDiffusion, LatentDiffusionConfig
 from engines.diffusion.unet import UNetConfig
 from engines.errors import AtelierError, BadCheckpoint
+from engines.text.clip import CLIP, CLIPConfig
 from engines.text.encoder import TextConfig
 from engines.vqgan.autoencoder import VQGAN, AutoencoderConfig, CodebookConfig, KLAutoencoder
 
@@ -29,7 +30,11 @@ def _latent_diffusion(config):
     return LatentDiffusion(LatentDiffusionConfig(unet=unet, text=text, **config), build(first_stage))
 
 
-FAMILIES = {"vqgan": _vqgan, "kl": _kl, "latent-diffusion": _latent_diffusion}
+def _clip(config):
+    return CLIP(CLIPConfig(**config | {"text": TextConfig(**config["text"])}))
+
+
+FAMILIES = {"vqgan": _vqgan, "kl": _kl, "latent-diffusion": _latent_diffusion, "clip": _clip}
 
 
 def save(path, model, card):
@@ -41,6 +46,8 @@ def save(path, model, card):
 def _describe(model):
     if model.family == "latent-diffusion":
         return asdict(model.config) | {"first_stage": _describe(model.first_stage)}
+    if model.family == "clip":
+        return asdict(model.config)
     config = {"autoencoder": asdict(model.config)}
     return config | {"codebook": asdict(model.codebook_config)} if model.family == "vqgan" else config
 
@@ -58,7 +65,7 @@ def load(path):
     try:
         with torch.device("meta"):
             shapes = {name: value.shape for name, value in FAMILIES[family](metadata["config"]).state_dict().items()}
-    except (AtelierError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (AtelierError, KeyError, TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:
         raise BadCheckpoint(f"{path.name} describes a model that cannot be built; copy the file again.") from error
     weights = files.load(path, shapes)
     model = FAMILIES[family](metadata["config"])

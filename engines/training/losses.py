@@ -1,4 +1,4 @@
-"""What training minimises: reconstruction, perception, adversary, diversity."""
+"""What training minimises: reconstruction, perception, adversary, diversity, contrast."""
 
 import itertools
 import math
@@ -137,3 +137,13 @@ def mode_seeking(pictures, latents):
     apart = (pictures - pictures.roll(1, 0)).abs().mean((1, 2, 3))
     asked = (latents - latents.roll(1, 0)).abs().mean((1, 2, 3))
     return (asked / (apart + 1e-5)).mean()
+
+
+def contrastive(similarity):
+    """How badly texts and pictures find each other in a batch (Radford et al., 2021, figure 3).
+
+    `similarity` is `(B, B)`, texts by pictures, with the pairs on the diagonal; the mean of the cross
+    entropies of both directions.
+    """
+    pairs = torch.arange(len(similarity), device=similarity.device)
+    return (F.cross_entropy(similarity, pairs) + F.cross_entropy(similarity.T, pairs)) / 2

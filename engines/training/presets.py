@@ -1,6 +1,7 @@
 """The recipes as run, one table a trainer; a preset is what `train --preset` names."""
 
 from engines.diffusion.unet import UNetConfig
+from engines.training.clip import CLIPRecipe
 from engines.training.diffusion import DiffusionRecipe
 from engines.training.vqgan import VQGANRecipe
 from engines.vqgan.autoencoder import AutoencoderConfig, CodebookConfig
@@ -36,7 +37,7 @@ VQGAN = {
 
 DIFFUSION = {
     "icons": DiffusionRecipe(
-        UNetConfig(
+        unet=UNetConfig(
             ch=48,
             ch_mult=(1, 2, 4),
             num_res_blocks=1,
@@ -48,3 +49,5 @@ DIFFUSION = {
         )
     ),
 }
+
+TEXT = {"icons": CLIPRecipe()}

@@ -8,21 +8,23 @@ from engines.checkpoints import models
 from engines.errors import BadRequest, unknown
 from engines.runtime import choose_device
 from engines.training import data, loop, presets
+from engines.training.clip import CLIPTrainer
 from engines.training.diffusion import DiffusionTrainer
 from engines.training.vqgan import VQGANTrainer
 
-PRESETS = {"vqgan": presets.VQGAN, "diffusion": presets.DIFFUSION}
+PRESETS = {"vqgan": presets.VQGAN, "text": presets.TEXT, "diffusion": presets.DIFFUSION}
 
 
 def train(
-    kind, folder, out, *, preset="icons", steps=None, minutes=None, resume=False, first_stage="", start="",
-    lpips="", licence="", command="", home=None, device="auto", report=None,
+    kind, folder, out, *, preset="icons", steps=None, minutes=None, resume=False, first_stage="", text="",
+    start="", lpips="", licence="", command="", home=None, device="auto", report=None,
 ):  # fmt: skip
     """Train a model of `kind`, a key of PRESETS, on the pictures in `folder`; returns the steps done.
 
-    `first_stage` names the VQGAN on whose latents a diffusion model learns, `start` the diffusion model
-    to go on from. `lpips` is the path of LPIPS weights for a VQGAN's perceptual loss. `licence` and
-    `command` go into the card. The rest is that of `loop.train`.
+    `first_stage` names the VQGAN on whose latents a text encoder or a diffusion model learns, `text` the
+    text encoder that a diffusion model begins with, `start` the diffusion model to go on from. `lpips` is
+    the path of LPIPS weights for a VQGAN's perceptual loss. `licence` and `command` go into the card. The
+    rest is that of `loop.train`.
     """
     if kind not in PRESETS:
         raise unknown("training", kind, PRESETS)
@@ -43,12 +45,17 @@ def train(
     }
     if kind == "vqgan":
         trainer = VQGANTrainer(dataclasses.replace(recipe, lpips=lpips), examples, device, card)
-    elif start:
-        model = models.load(catalog.find(start, "generate", home).path)
-        for part in (model.unet, model.text):
-            part.requires_grad_(True)
-        trainer = DiffusionTrainer(recipe, examples, model.first_stage, device, card, start=model, report=report)
+    elif kind == "text":
+        trainer = CLIPTrainer(recipe, examples, _load(first_stage, "reconstruct", home), device, card, report)
     else:
-        autoencoder = models.load(catalog.find(first_stage, "reconstruct", home).path)
-        trainer = DiffusionTrainer(recipe, examples, autoencoder, device, card, report=report)
+        begun = _load(start, "generate", home) if start else None
+        autoencoder = begun.first_stage if begun else _load(first_stage, "reconstruct", home)
+        clip = _load(text, None, home) if text else None
+        if clip is not None and clip.family != "clip":
+            raise BadRequest(f"“{text}” is no text encoder; train one with “train text”.")
+        trainer = DiffusionTrainer(recipe, examples, autoencoder, device, card, begun, clip, report)
     return loop.train(trainer, out, steps=steps, minutes=minutes, resume=resume, report=report)
+
+
+def _load(name, task, home):
+    return models.load(catalog.find(name, task, home).path)

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from transformers.models.clip.modeling_clip import image_text_contrastive_loss
 
-from engines.training.losses import ADVERSARIAL, RandomPerceptual, adaptive_weight, mode_seeking
+from engines.training.losses import ADVERSARIAL, RandomPerceptual, adaptive_weight, contrastive, mode_seeking
 
 
 def logits(seed, scale=3.0):
@@ -164,3 +165,13 @@ def test_mode_seeking_of_equal_pictures_is_finite():
     loss = mode_seeking(same, latents)
     loss.backward()
     assert loss.isfinite() and same.grad.isfinite().all()
+
+
+def test_the_contrastive_loss_equals_that_of_transformers():
+    similarity = logits(5)[:, 0, 0, :4] * 3
+    assert contrastive(similarity).item() == pytest.approx(image_text_contrastive_loss(similarity).item(), rel=1e-6)
+
+
+def test_pairs_that_find_each_other_cost_nothing():
+    assert contrastive(100 * torch.eye(4)).item() == pytest.approx(0, abs=1e-6)
+    assert contrastive(torch.zeros(4, 4)).item() == pytest.approx(math.log(4))

@@ -1,0 +1,115 @@
+"""Training the text encoder as CLIP's: captions and pictures find each other in a batch (Radford et al., 2021, 2.3).
+
+A text encoder that begins as noise learns words from a denoiser's loss very slowly; after this it knows
+which words look alike, in both languages, and the denoiser only has to listen.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import nn
+
+from engines.checkpoints import models
+from engines.pictures import grid
+from engines.runtime import autocast
+from engines.text.clip import CLIP, CLIPConfig
+from engines.training.captioned import CaptionedLatents, CaptionedRecipe
+from engines.training.loop import MovingAverage, load_optimizer_state, optimizer_state
+from engines.training.losses import contrastive
+
+EVERY_HELD_OUT = 50  # steps between two looks at the held-out pictures
+
+
+@dataclass(frozen=True, kw_only=True)
+class CLIPRecipe(CaptionedRecipe):
+    """All that a run depends on besides its pictures and its autoencoder."""
+
+    ch: int = 64  # channels of the picture tower's first level
+    batch: int = 256
+    photo_share: float = 0.02
+    rate: float = 1e-3  # peak learning rate
+    noise: float = 0.7  # most noise on the latents: coarse shape and colour shall count
+    ema_decay: float = 0.99
+
+
+class CLIPTrainer:
+    """Learns the pictures that are not held out, as latents of the autoencoder `first_stage`."""
+
+    def __init__(self, recipe, examples, first_stage, device="cpu", card=None, report=None):
+        torch.manual_seed(recipe.seed)
+        self.recipe, self.device, self.card = recipe, torch.device(device), card or {}
+        self.batch = recipe.batch
+        self.first_stage = first_stage.to(self.device).eval()
+        self.pictures = CaptionedLatents(recipe, examples, self.first_stage, self.device, report)
+        tokenizer, text = self.pictures.vocabulary()
+        mean, std = self.pictures.spread()
+        self.pictures.normalise(mean, std)
+        side = self.pictures.rows[0].latents.shape[-1]
+        self.model = CLIP(CLIPConfig(text, tokenizer.to_json(), mean, std, side, recipe.ch)).to(self.device)
+        self.average = MovingAverage(self.model, recipe.ema_decay)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), recipe.rate, betas=(0.9, 0.98), weight_decay=0.05)
+
+    def step(self, index, rate_share):
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.rate * rate_share
+        rows, captions, _ = self.pictures.draw(index)
+        x = torch.stack([row.latents for row in rows])
+        x = x + self.recipe.noise * torch.rand(len(x), 1, 1, 1) * torch.randn_like(x)
+        with autocast(self.device):
+            similarity = self.model.similarity(captions, x.to(self.device)).float()
+        loss = contrastive(similarity)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.average.update(index)
+        row = {"loss": loss.item(), "found": found(similarity)}
+        if self.pictures.held_out and (index + 1) % EVERY_HELD_OUT == 0:
+            row["held-out found"] = found(self._held_out())
+        return row
+
+    @torch.no_grad()
+    def _held_out(self):
+        """Similarity of the held-out captions and pictures by the averaged weights."""
+        rows = self.pictures.held_out
+        x = torch.stack([row.latents for row in rows]).to(self.device)
+        self.average.swap()
+        similarity = self.model.similarity([row.caption() for row in rows], x)
+        self.average.swap()
+        return similarity
+
+    def samples(self):
+        """Eight held-out pictures above those that their captions find; without any held out, eight that were seen."""
+        rows = self.pictures.held_out
+        if not rows:
+            return grid(_images(self.pictures.rows[:8]), 8)
+        best = self._held_out().argmax(1).tolist()
+        return grid(_images(rows[:8]) + _images([rows[i] for i in best[:8]]), len(rows[:8]))
+
+    def state(self):
+        return {
+            "model": self.model.state_dict(),
+            "average": self.average.values,
+            "optimizer": optimizer_state(self.optimizer),
+        }
+
+    def load_state(self, state):
+        self.model.load_state_dict(state["model"])
+        self.average.values = {name: value.to(self.device) for name, value in state["average"].items()}
+        load_optimizer_state(self.optimizer, state["optimizer"])
+
+    def export(self, path):
+        """The averaged weights in float16, with configuration and card."""
+        self.average.swap()
+        models.save(path, self.model, self.card)
+        self.average.swap()
+
+
+def found(similarity):
+    """Share of the texts whose own picture is the best of the batch."""
+    return (similarity.argmax(1).cpu() == torch.arange(len(similarity))).float().mean().item()
+
+
+def _images(rows):
+    return [Image.fromarray(row.pixels) for row in rows]

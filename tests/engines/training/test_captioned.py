@@ -1,0 +1,63 @@
+"""What trainers of words and pictures draw: pictures on backgrounds, and captions that say so."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from engines.errors import BadRequest
+from engines.text.captions import BACKGROUNDS
+from engines.training.captioned import CaptionedLatents
+from tests import tiny
+
+
+def latents(examples=None):
+    recipe = dataclasses.replace(tiny.RECIPE, caption_dropout=0.1)
+    return CaptionedLatents(recipe, examples or tiny.examples(), tiny.vqgan(), torch.device("cpu"))
+
+
+def test_held_out_pictures_are_not_learned():
+    pictures = latents()
+    kept = {example.name for example in tiny.examples() if example.held_out}
+    assert kept and not {row.example.name for row in pictures.rows} & kept
+    assert {row.example.name for row in pictures.held_out} <= kept
+
+
+def test_a_folder_that_is_all_held_out_is_refused():
+    with pytest.raises(BadRequest, match="held out"):
+        latents([example for example in tiny.examples() if example.held_out])
+
+
+def test_icons_stand_on_white_and_on_a_colour_that_the_caption_names():
+    pictures, rng = latents(), np.random.default_rng(0)
+    for row in pictures.rows:
+        if row.is_icon:
+            assert tuple(row.pixels[0, 0]) == BACKGROUNDS[row.background]
+    white, coloured = pictures.rows[:2]
+    assert white.background == "white" != coloured.background
+    captions = [pictures.caption(coloured, rng) for _ in range(200)]
+    named = [caption for caption in captions if "background" in caption or "背景" in caption]
+    assert len(named) > 180
+    assert 40 < sum("号" in caption for caption in captions) < 100  # about chinese_share of them
+    alias = coloured.example.aliases[0]
+    assert any(caption.startswith(alias) for caption in captions)
+
+
+def test_a_batch_is_drawn_from_its_number_alone():
+    a, b = latents(), latents()
+    assert a.draw(7)[1] == b.draw(7)[1] != a.draw(8)[1]
+
+
+def test_some_captions_are_left_empty():
+    pictures = latents()
+    captions = [caption for index in range(300) for caption in pictures.draw(index)[1]]
+    assert 0.06 < captions.count("") / len(captions) < 0.14
+
+
+def test_latents_in_the_frame_of_a_model_have_mean_0_and_spread_1():
+    pictures = latents()
+    pictures.normalise(*pictures.spread())
+    x = torch.stack([row.latents for row in pictures.rows])
+    assert x.mean((0, 2, 3)).abs().max() < 1e-5
+    assert x.std().item() == pytest.approx(1, abs=1e-4)
