@@ -126,13 +126,6 @@ def wire(studio, parts, parts_of, tabs, demo):
         for state in studio.jobs.watch(job):
             yield view(state, request)
 
-    def follow_unfinished(job, request: gr.Request):
-        # gradio takes a handler that yields nothing for one that empties its outputs
-        yield gr.skip()
-        state = remembered(studio, job)
-        if state and state.state not in FINAL:
-            yield from follow(job, request)
-
     def view(state, request):
         busy = state.state not in FINAL
         update = {
@@ -163,9 +156,13 @@ def wire(studio, parts, parts_of, tabs, demo):
             parts.download: gr.DownloadButton(value=str(entries[0].path), interactive=True),
         }  # fmt: skip
 
-    def opened(request: gr.Request):
+    def opened(job, request: gr.Request):
         recent = studio.gallery.recent(SHOWN)
-        return show(recent, request) if recent else gr.skip()
+        # gradio takes a handler that yields nothing for one that empties its outputs
+        yield show(recent, request) if recent else gr.skip()
+        state = remembered(studio, job)
+        if state and state.state not in FINAL:
+            yield from follow(job, request)
 
     def choose(entries, event: gr.SelectData, request: gr.Request):
         entry = chosen(entries, event.index, request)
@@ -209,17 +206,18 @@ def wire(studio, parts, parts_of, tabs, demo):
             parts.noise_only: not made.prompt and not made.style,
         }
 
-    follower = {"inputs": parts.job, "outputs": shown, "show_progress": "hidden", "concurrency_limit": None}
+    follower = {
+        "inputs": parts.job, "outputs": shown, "show_progress": "hidden", "concurrency_limit": None,
+        "api_visibility": "private",
+    }  # fmt: skip
     parts.run.click(
         guard(submit),
         inputs=set(asked.values()),
         outputs=[parts.job, parts.fields["seed"], parts.run],
         show_progress="hidden",
         api_visibility="private",
-    ).success(guard(follow), **follower, api_visibility="private")
-    demo.load(guard(opened), None, shown, show_progress="hidden", api_visibility="private").then(
-        guard(follow_unfinished), **follower, api_visibility="private"
-    )
+    ).success(guard(follow), **follower)
+    demo.load(guard(opened), **follower)
     parts.stop.click(guard(lambda job: studio.jobs.cancel(job)), parts.job, None, api_visibility="private")
     for chip in parts.chips:
         chip.click(lambda text: text, chip, parts.fields["prompt"], show_progress="hidden", api_visibility="private")

@@ -106,6 +106,17 @@ def test_a_reload_shows_the_pictures(artist):
     expect(artist.find("#generate-gallery .caption-label").first).to_have_text("seed 77")
 
 
+def test_a_reload_follows_what_still_runs(artist):
+    artist.ask("a green tree", seed=78, steps=150)
+    artist.number("count", 16)  # long enough to be met again on any machine
+    artist.find("#generate-run").click()
+    expect(artist.find("#generate-status .running")).to_be_visible()
+    artist.page.reload()
+    expect(artist.find("#generate-status .running")).to_contain_text("Step")
+    artist.find("#generate-stop").click()
+    expect(artist.find("#generate-status .cancelled")).to_have_text("Stopped.")
+
+
 def test_markup_in_a_prompt_is_shown_as_text(artist):
     words = "<img src onerror=ran=1>"
     artist.ask(words, seed=9)
