@@ -1,6 +1,7 @@
-"""The studio process: the home, the queue, the engine's worker and the page, from start to Ctrl+C."""
+"""The studio process: the home, the queue, the engine's worker and the page, from start to Ctrl+C or SIGTERM."""
 
 import logging
+import signal
 import sys
 import threading
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ class Studio:
 def serve(home, host, port, device):
     """Serve the page until the process is told to stop. Raises `BadRequest` if the home is in use."""
     logging.basicConfig(format="%(asctime)s studio %(levelname)s %(message)s")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stop of the system ends like Ctrl+C
     home = open_home(home)
     worker = Worker(home, device)
     # The engine loads torch while the page comes up; the first picture then waits for neither.

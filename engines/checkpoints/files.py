@@ -38,18 +38,23 @@ def read_header(path):
         raise BadCheckpoint(f"{path.name} cannot be opened; check that the file is there and readable.") from error
     except (ValueError, RecursionError) as error:
         raise BadCheckpoint(f"{path.name} has a damaged header; copy the file again.") from error
-    metadata = header.pop("__metadata__", {}) if isinstance(header, dict) else None
     tensors, end = {}, 0
     try:
-        rows = sorted(header.items(), key=lambda item: item[1]["data_offsets"])
-        for name, row in rows:
+        texts = header.pop("__metadata__", {})
+        for name, row in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
             begin, stop = row["data_offsets"]
+            if any(type(number) is not int for number in (begin, stop, *row["shape"])):
+                raise ValueError("sides and offsets are whole numbers")
             expected = BYTES[row["dtype"]] * math.prod(row["shape"])
             if begin != end or stop - begin != expected or any(side < 0 for side in row["shape"]):
                 raise BadCheckpoint(f"{path.name} contradicts itself at the tensor {name}; copy the file again.")
             tensors[name], end = (row["dtype"], tuple(row["shape"])), stop
-        metadata = json.loads(metadata["atelier"]) if "atelier" in metadata else {}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if not all(isinstance(text, str) for text in texts.values()):
+            raise ValueError("metadata are texts")
+        metadata = json.loads(texts.get("atelier", "{}"))
+        if not isinstance(metadata, dict):
+            raise ValueError("our part of the metadata is an object")
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise BadCheckpoint(f"{path.name} has a header that cannot be understood; copy the file again.") from error
     if 8 + length + end != size:
         raise BadCheckpoint(f"{path.name} was cut: {size} bytes where {8 + length + end} are declared; copy it again.")
@@ -69,6 +74,7 @@ def load(path, expected):
     before any tensor is read, or if a value is NaN or infinite.
     """
     import torch
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     path = Path(path)
@@ -83,7 +89,10 @@ def load(path, expected):
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise BadCheckpoint(f"{path.name} does not fit its model: {'; '.join(problems[:3])}{more}.")
-    tensors = load_file(path)
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:  # of a header that is stricter there than here
+        raise BadCheckpoint(f"{path.name} cannot be read as safetensors; copy the file again.") from error
     for name, tensor in tensors.items():
         if tensor.is_floating_point():
             if not torch.isfinite(tensor).all():

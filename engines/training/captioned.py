@@ -7,7 +7,6 @@ import numpy as np
 import torch
 
 from engines import tensors
-from engines.errors import BadRequest
 from engines.text.captions import BACKGROUNDS, compose
 from engines.text.encoder import TextConfig
 from engines.text.tokenizer import Tokenizer
@@ -58,10 +57,7 @@ class CaptionedLatents:
 
     def __init__(self, recipe, examples, first_stage, device, report=None):
         self.recipe, self.first_stage, self.device = recipe, first_stage, device
-        seen = [example for example in examples if not example.held_out]
-        if not seen:
-            raise BadRequest("Every picture of the folder is held out from training; add more pictures.")
-        self.rows = self._variants(seen, report)
+        self.rows = self._variants(data.not_held_out(examples), report)
         self.held_out = self._variants([example for example in examples if example.held_out][:64], None)[:64]
         icons = [i for i, row in enumerate(self.rows) if row.is_icon]
         photos = [i for i, row in enumerate(self.rows) if not row.is_icon]

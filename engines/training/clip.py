@@ -96,7 +96,7 @@ class CLIPTrainer:
 
     def load_state(self, state):
         self.model.load_state_dict(state["model"])
-        self.average.values = {name: value.to(self.device) for name, value in state["average"].items()}
+        self.average.load(state["average"])
         load_optimizer_state(self.optimizer, state["optimizer"])
 
     def export(self, path):

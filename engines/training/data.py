@@ -73,6 +73,14 @@ def load(path, size):
     return examples
 
 
+def not_held_out(examples):
+    """The examples to learn from; raises `BadRequest` if every one is held out."""
+    seen = [example for example in examples if not example.held_out]
+    if not seen:
+        raise BadRequest("Every picture of the folder is held out from training; add more pictures.")
+    return seen
+
+
 def _captions(table):
     """The rows of a `metadata.jsonl` by the pictures they describe."""
     try:

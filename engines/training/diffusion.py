@@ -178,7 +178,7 @@ class DiffusionTrainer:
     def load_state(self, state):
         self.model.unet.load_state_dict(state["unet"])
         self.model.text.load_state_dict(state["text"])
-        self.average.values = state["average"]
+        self.average.load(state["average"])
         load_optimizer_state(self.optimizer, state["optimizer"])
 
     def export(self, path):

@@ -36,6 +36,8 @@ def train(trainer, out, *, steps=None, minutes=None, warmup=200, resume=False, r
         index, log, steps = _resume(trainer, out, steps)
     elif (out / CHECKPOINT).exists():
         raise BadRequest(f"{out} already holds a run; add --resume to continue it, or choose another folder.")
+    if not steps and not minutes:
+        raise BadRequest("How long shall it train? Give --steps or --minutes.")
     started = saved = time.monotonic()
     first = index
     try:
@@ -78,6 +80,7 @@ class MovingAverage:
     """Exponential moving average of the parameters that a module learns by gradient.
 
     The first steps follow more quickly. An EMA codebook has an average of its own and stays out.
+    `values` are the averages by name, on the module's device.
     """
 
     def __init__(self, module, decay=0.999):
@@ -95,6 +98,12 @@ class MovingAverage:
             value.lerp_(parameters[name], 1 - decay)
 
     @torch.no_grad()
+    def load(self, values):
+        """Take over the `values` of another average of the same module."""
+        for name, value in self.values.items():
+            value.copy_(values[name])
+
+    @torch.no_grad()
     def swap(self):
         """Exchange the averages with the module's own values; call twice to come back."""
         for name, parameter in self._learned():
@@ -106,8 +115,9 @@ class MovingAverage:
 def _save(trainer, out, index, steps, log):
     tensors, rest = _flatten(trainer.state())
     tensors["generator"] = torch.get_rng_state()
-    with open(out / LOG, "w", encoding="utf-8") as stream:
-        stream.writelines(json.dumps(row) + "\n" for row in log)
+    part = out / (LOG + ".part")
+    part.write_text("".join(json.dumps(row) + "\n" for row in log), encoding="utf-8")
+    part.replace(out / LOG)
     files.save(out / CHECKPOINT, tensors, {"step": index, "steps": steps, "rest": rest})
     plot(log).save(out / "losses.png")
     trainer.samples().save(out / f"samples-{index:06d}.png")
@@ -121,7 +131,10 @@ def _resume(trainer, out, steps):
     _, metadata = files.read_header(out / CHECKPOINT)
     tensors = load_file(out / CHECKPOINT)
     torch.set_rng_state(tensors.pop("generator"))
-    trainer.load_state(_unflatten(tensors, metadata["rest"]))
+    try:
+        trainer.load_state(_unflatten(tensors, metadata["rest"]))
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise BadRequest(f"The run in {out} is of another preset; resume it with the one it began with.") from error
     index = metadata["step"]
     lines = (out / LOG).read_text(encoding="utf-8").splitlines()
     log = [row for row in map(json.loads, lines) if row["step"] <= index]

@@ -48,11 +48,13 @@ class VQGANRecipe:
 
 
 class VQGANTrainer:
+    """Learns the pictures that are not held out; raises `BadRequest` if all of them are."""
+
     def __init__(self, recipe, examples, device="cpu", card=None):
         torch.manual_seed(recipe.seed)
         self.recipe, self.device, self.card = recipe, torch.device(device), card or {}
         self.batch = recipe.batch
-        kept = [example for example in examples if not example.held_out]
+        kept = data.not_held_out(examples)
         self.icons = [example for example in kept if example.pixels.shape[2] == 4]
         self.photos = [example for example in kept if example.pixels.shape[2] == 3]
         self.shown = [example for example in examples if example.held_out][:: max(1, len(examples) // 80)][:8]
@@ -138,7 +140,7 @@ class VQGANTrainer:
 
     def load_state(self, state):
         self.model.load_state_dict(state["model"])
-        self.average.values = state["average"]
+        self.average.load(state["average"])
         self.discriminator.load_state_dict(state["discriminator"])
         load_optimizer_state(self.optimizer, state["optimizer"])
         load_optimizer_state(self.opponent, state.get("opponent", {}))

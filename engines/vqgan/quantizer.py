@@ -37,6 +37,12 @@ class VectorQuantizer(nn.Module):
             self.embedding.weight.requires_grad_(False)
             self.register_buffer("counts", torch.zeros(n_embed), persistent=False)
             self.register_buffer("sums", self.embedding.weight.detach().clone(), persistent=False)
+            self.register_load_state_dict_post_hook(VectorQuantizer._alive)
+
+    def _alive(self, _):
+        """Codes that come from a file are in use: training goes on from them instead of restarting them."""
+        self.counts.fill_(1)
+        self.sums.copy_(self.embedding.weight)
 
     @property
     def codebook(self):

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -66,12 +65,13 @@ def address(tmp_path_factory):
             time.sleep(0.1)
         yield url
     finally:
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         try:
-            process.wait(30)
+            assert process.wait(30) == 0, "the studio was stopped, and did not end in order"
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+            raise
 
 
 def _answers(url):

@@ -145,7 +145,11 @@ def test_a_name_twice_is_refused(path, header):
     {"a": row([1], None, 4)}, {"a": row([1], 0, "4")}, {"a": row([1], 0, 4), "b": row([1], "4", 8)},
     {"__metadata__": 3, "a": row([1], 0, 4)}, {"__metadata__": {"atelier": "{"}, "a": row([1], 0, 4)},
     {"__metadata__": {"atelier": 3}, "a": row([1], 0, 4)}, {"__metadata__": {"atelier": None}},
-], ids=str)
+    {"a": row([1.0], 0, 4)}, {"a": row([True], 0, 4)}, {"a": row([1], 0.0, 4)}, {"a": row([1], False, 4)},
+    {"__metadata__": {"note": 3}, "a": row([1], 0, 4)}, {"__metadata__": [], "a": row([1], 0, 4)},
+    {"__metadata__": {"atelier": "[1]"}, "a": row([1], 0, 4)}, {"__metadata__": {"atelier": "3"}, "a": row([1], 0, 4)},
+    {"__metadata__": {"atelier": "[" * 50_000}, "a": row([1], 0, 4)},
+], ids=lambda header: str(header)[:90])
 def test_a_header_of_another_form_is_refused(path, header):
     refused(lambda: files.read_header(write(path, header, bytes(4))), "model.safetensors")
 

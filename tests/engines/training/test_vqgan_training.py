@@ -176,6 +176,25 @@ def test_nothing_to_resume_is_refused(tmp_path):
         train(build(), tmp_path / "new", steps=STEPS, resume=True)
 
 
+def test_a_run_of_another_preset_is_not_resumed(whole):
+    recipe, _, folder = whole
+    before = (folder / "checkpoint.safetensors").read_bytes()
+    other = replace(recipe, autoencoder=replace(recipe.autoencoder, ch=16))
+    with pytest.raises(BadRequest, match="another preset"):
+        train(build(other), folder, steps=STEPS + 2, resume=True)
+    assert (folder / "checkpoint.safetensors").read_bytes() == before
+
+
+def test_a_run_without_an_end_is_refused(tmp_path):
+    with pytest.raises(BadRequest, match="--steps or --minutes"):
+        train(build(), tmp_path)
+
+
+def test_a_folder_that_is_all_held_out_is_refused():
+    with pytest.raises(BadRequest, match="held out"):
+        VQGANTrainer(RECIPE, [example for example in examples() if example.held_out])
+
+
 def test_the_folder_of_a_run(whole):
     recipe, trainer, folder = whole
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -384,3 +403,11 @@ def test_a_moving_average_swaps_there_and_back():
     average.swap()
     assert (net.a.item(), net.b.item()) == (2.0, 7.0)
     assert [value.item() for value in average.values.values()] == [1.0, 5.0]
+
+
+def test_a_moving_average_takes_over_another():
+    net = module(1.0, 5.0)
+    average = MovingAverage(net, decay=0.9)
+    kept = average.values["a"]
+    average.load({"a": torch.tensor(4.0), "b": torch.tensor(2.0)})
+    assert average.values["a"] is kept and kept.item() == 4.0

@@ -144,6 +144,15 @@ def test_an_ema_codebook_learns_in_training_only():
     assert not net.embedding.weight.requires_grad
 
 
+def test_a_loaded_codebook_goes_on_from_its_codes():
+    """What a file brought is in use: the first step moves it a little, and restarts nothing."""
+    source, net = quantizer(ema_decay=0.99), VectorQuantizer(50, 4, ema_decay=0.99)
+    net.load_state_dict(source.state_dict())
+    net.train()(latents())
+    moved = (net.embedding.weight - source.embedding.weight).norm(dim=1)
+    assert 0 < moved.max() < 0.1 * source.embedding.weight.norm(dim=1).mean()
+
+
 def test_dead_codes_restart_at_vectors_of_the_batch():
     alive, far = torch.tensor([0.0, 0.0]), torch.tensor([100.0, 100.0])
     net = follow(VectorQuantizer(4, 2, ema_decay=0.5, restart_below=0.3), torch.stack([alive, far, far, far]), 0.4)
