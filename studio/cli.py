@@ -1,10 +1,13 @@
 """The commands of `app.py`. Results go to standard output, everything else to standard error."""
 
 import argparse
+import contextlib
 import json
 import shlex
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -197,31 +200,60 @@ def _train(arguments):
 
     started = time.monotonic()
     command = "python app.py " + shlex.join(["train", arguments.kind, *_spelled(arguments)])
-    steps = run.train(
-        arguments.kind,
-        arguments.data,
-        arguments.out,
-        preset=arguments.preset,
-        steps=arguments.steps,
-        minutes=arguments.minutes,
-        resume=arguments.resume,
-        first_stage=arguments.first_stage,
-        text=arguments.text,
-        start=arguments.start,
-        lpips=arguments.lpips,
-        licence=arguments.licence,
-        command=command,
-        home=_home(arguments),
-        device=arguments.device,
-        report=_training_progress,
-    )
-    _say(f"\n{steps} steps; the run is in {arguments.out}")
+    with _signals_set() as stop:
+
+        def report(row):
+            _training_progress(row)
+            if stop.is_set():
+                raise Cancelled
+
+        steps = run.train(
+            arguments.kind,
+            arguments.data,
+            arguments.out,
+            preset=arguments.preset,
+            steps=arguments.steps,
+            minutes=arguments.minutes,
+            resume=arguments.resume,
+            first_stage=arguments.first_stage,
+            text=arguments.text,
+            start=arguments.start,
+            lpips=arguments.lpips,
+            licence=arguments.licence,
+            command=command,
+            home=_home(arguments),
+            device=arguments.device,
+            report=report,
+        )
+        if stop.is_set():
+            _say(f"\nStopped and saved after {steps} steps; the same command with --resume goes on.")
+        else:
+            _say(f"\n{steps} steps; the run is in {arguments.out}")
+    model = arguments.out / "model.safetensors"
     return {
         "out": str(arguments.out),
         "steps": steps,
         "seconds": time.monotonic() - started,
-        "model": str(arguments.out / "model.safetensors"),
+        "model": str(model) if model.exists() else None,
     }
+
+
+@contextlib.contextmanager
+def _signals_set():
+    """An event that Ctrl+C and SIGTERM set instead of breaking off; a second one breaks off."""
+    event, before = threading.Event(), {}
+
+    def stop(number, _):
+        event.set()
+        signal.signal(number, before[number])
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, stop)
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _spelled(arguments):

@@ -27,7 +27,7 @@ class CaptionedRecipe:
     size: int = 128  # pixels of the pictures
     batch: int
     variants: int = 2  # encoded versions of each picture: an icon first on white, then on random backgrounds
-    photo_share: float = 0.06  # of a batch, where the folder has both icons and photographs
+    photo_share: float = 0.03  # of a batch, where the folder has both icons and photographs
     flip_share: float = 0.0  # of the variants; letters and maps do not like it
     caption_dropout: float = 0.0  # share of captions replaced by nothing
     chinese_share: float = 0.35  # of the captions that have a Chinese text

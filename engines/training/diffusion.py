@@ -33,7 +33,7 @@ class DiffusionRecipe(CaptionedRecipe):
     rate: float = 8e-4  # peak learning rate
     mask_share: float = 0.0625  # of a batch that learns to inpaint; the rest draws from words alone
     caption_dropout: float = 0.1  # for guidance
-    time_mean: float = 1.0  # of the logit of the training times; above 0 favours high noise
+    time_mean: float = 1.6  # of the logit of the training times; above 0 favours high noise
     time_std: float = 1.2
     ema_decay: float = 0.999
 

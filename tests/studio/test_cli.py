@@ -2,6 +2,7 @@
 
 import io
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -133,17 +134,22 @@ def test_what_cannot_be_parsed_is_one_sentence_and_exit_2(capsys, words):
     assert stopped.value.code == 2 and err.startswith("atelier: ") and err.count("\n") == 1
 
 
-def test_train_resume_and_use_what_was_trained(capsys, home, folder, tmp_path, monkeypatch):
+@pytest.fixture
+def tiny_presets(monkeypatch):
     from engines.training import presets
     from engines.training.vqgan import VQGANRecipe
 
-    tiny_vqgan = VQGANRecipe(
+    vqgan = VQGANRecipe(
         tiny.AUTOENCODER, presets.CodebookConfig(64, l2_normalised=True, ema_decay=0.9), size=32, crop=16, batch=4,
         adversarial_start=1, discriminator_ch=8,
     )  # fmt: skip
-    monkeypatch.setitem(presets.VQGAN, "tiny", tiny_vqgan)
+    monkeypatch.setitem(presets.VQGAN, "tiny", vqgan)
+    monkeypatch.setitem(presets.TEXT, "tiny", tiny.CLIP_RECIPE)
     monkeypatch.setitem(presets.DIFFUSION, "tiny", tiny.RECIPE)
-    first, second = tmp_path / "first", tmp_path / "second"
+
+
+def test_train_resume_and_use_what_was_trained(capsys, home, folder, tmp_path, tiny_presets):
+    first, words, second = tmp_path / "first", tmp_path / "words", tmp_path / "second"
     common = ["--data", str(folder), "--preset", "tiny"]
 
     code, found, _ = run(capsys, home, "train", "vqgan", *common, "--out", str(first), "--steps", "2")
@@ -153,7 +159,17 @@ def test_train_resume_and_use_what_was_trained(capsys, home, folder, tmp_path, m
     code, found, _ = run(capsys, home, "train", "vqgan", *common, "--out", str(first), "--steps", "3", "--resume")
     assert code == 0 and found["steps"] == 3
 
-    words = ["train", "diffusion", *common, "--first-stage", found["model"], "--out", str(second), "--steps", "2"]
+    stage = ["--first-stage", found["model"]]
+    code, found, _ = run(capsys, home, "train", "text", *common, *stage, "--out", str(words), "--steps", "2")
+    assert code == 0 and found["steps"] == 2
+    code, _, err = run(capsys, home, "generate", "red disc", "--model", found["model"], "--out", str(tmp_path))
+    assert code == 2 and "cannot generate" in err
+    code, _, err = run(
+        capsys, home, "train", "diffusion", *common, *stage, "--text", stage[1], "--out", str(second), "--steps", "2"
+    )
+    assert code == 2 and "no text encoder" in err
+
+    words = ["train", "diffusion", *common, *stage, "--text", found["model"], "--out", str(second), "--steps", "2"]
     code, found, err = run(capsys, home, *words)
     assert code == 0 and found["steps"] == 2 and "pictures/s" in err and "min left" in err
     assert {"losses.png", "log.jsonl", "model.safetensors", "checkpoint.safetensors"} <= {
@@ -169,6 +185,22 @@ def test_train_resume_and_use_what_was_trained(capsys, home, folder, tmp_path, m
     third = ["train", "diffusion", *common, "--from", str(second), "--out", str(tmp_path / "third"), "--steps", "1"]
     code, found, _ = run(capsys, home, *third)
     assert code == 0 and found["steps"] == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl+C", "SIGTERM"])
+def test_a_stopped_training_is_saved_and_goes_on(capsys, home, folder, tmp_path, tiny_presets, monkeypatch, number):
+    show = cli._training_progress
+    monkeypatch.setattr(
+        cli, "_training_progress", lambda row: show(row) or (row["step"] == 2 and signal.raise_signal(number))
+    )
+    before = signal.getsignal(number)
+    words = ["train", "vqgan", "--data", str(folder), "--preset", "tiny", "--out", str(tmp_path / "run")]
+    code, found, err = run(capsys, home, *words, "--steps", "4")
+    assert code == 0 and found["steps"] == 2 and found["model"] is None
+    assert "saved after 2 steps" in err and "--resume" in err
+    assert signal.getsignal(number) is before
+    code, found, _ = run(capsys, home, *words, "--resume")
+    assert code == 0 and found["steps"] == 4 and Path(found["model"]).exists()
 
 
 def test_evaluate_writes_a_card(capsys, home, folder, tmp_path):
