@@ -11,7 +11,13 @@ from engines.checkpoints import files
 from engines.errors import AtelierError, BadCheckpoint, BadRequest, unknown
 
 ASSETS = Path(__file__).parent.parent / "assets"
-TASKS = {"vqgan": ("reconstruct",), "kl": ("reconstruct",), "latent-diffusion": ("generate",), "clip": ()}
+TASKS = {
+    "vqgan": ("reconstruct",),
+    "kl": ("reconstruct",),
+    "latent-diffusion": ("generate",),
+    "token-transformer": ("generate",),
+    "clip": (),
+}
 
 log = logging.getLogger(__name__)
 

@@ -37,6 +37,11 @@ SCHEDULES = {
     "sgm_uniform": "SGM uniform: even in time, with the last step left for the end",
 }
 
+ORDERS = {
+    "confidence": "Confidence: what the model is surest of comes first, with a little chance",
+    "halton": "Halton: places far apart come first, whatever the model thinks; more variety",
+}
+
 STYLES = {
     "3d": "soft light and volume",
     "glossy": "gradients and highlights",
@@ -106,6 +111,9 @@ class GenerateRequest:
     variation_strength: float = _number(0.0, 0.0, 1.0, 0.01, "0 stays with the seed, 1 arrives at the variation seed")
     image: bytes | None = _free(None, "a picture to start from, as PNG")
     strength: float = _number(0.6, 0.05, 1.0, 0.05, "how far to leave the picture: low keeps it, 1 ignores it")
+    order: str = _choice("confidence", ORDERS, "of a token model: which tokens are settled first")
+    temperature: float = _number(1.0, 0.0, 2.0, 0.05, "of a token model: how bold its guesses are; 0 is not at all")
+    top_k: int = _number(0, 0, 4096, 1, "of a token model: guesses are among so many likeliest codes; 0 is all")
 
     def __post_init__(self):
         _check(self)

@@ -73,7 +73,7 @@ def _parser():
     generate.add_argument("--image", help="a picture to start from; - reads standard input")
     for name in (
         "model", "negative", "style", "steps", "sampler", "scheduler", "cfg_scale", "cfg_rescale", "cfg_start",
-        "cfg_end", "seed", "count", "variation_seed", "variation_strength", "strength",
+        "cfg_end", "seed", "count", "variation_seed", "variation_strength", "strength", "order", "temperature", "top_k",
     ):  # fmt: skip
         _add_control(generate, requests.GenerateRequest, name)
 
@@ -86,16 +86,16 @@ def _parser():
     command("models", _models, "What is in the catalog.")
 
     train = command("train", _train, "Train a model on a folder of pictures.")
-    train.add_argument("kind", choices=("vqgan", "text", "diffusion"), help="what to train")
+    train.add_argument("kind", choices=("vqgan", "text", "tokens", "diffusion"), help="what to train")
     train.add_argument("--data", type=Path, required=True, help="pictures with metadata.jsonl or .txt, or IDX digits")
     train.add_argument("--out", type=Path, required=True, help="the folder of the run")
     train.add_argument("--preset", default="icons", help="the recipe: icons, or digits for a VQGAN")
     train.add_argument("--steps", type=int, help="how many steps")
     train.add_argument("--minutes", type=float, help="as many steps as fit into this time")
     train.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
-    train.add_argument("--first-stage", default="", help="the VQGAN whose latents words or a diffusion model learn")
-    train.add_argument("--text", default="", help="the text encoder that a diffusion model begins with")
-    train.add_argument("--from", dest="start", default="", help="the diffusion model to go on from")
+    train.add_argument("--first-stage", default="", help="the VQGAN whose latents or tokens are learned")
+    train.add_argument("--text", default="", help="the text encoder that a drawing model begins with")
+    train.add_argument("--from", dest="start", default="", help="the drawing model to go on from")
     train.add_argument("--lpips", default="", help="LPIPS weights (safetensors) for a VQGAN's perceptual loss")
     train.add_argument("--licence", default="", help="the licence of the weights, for the card")
 

@@ -13,6 +13,7 @@ TABLE = {
     "settings": ("Settings", "设置"),
     "guidance_more": ("Guidance in detail", "引导细节"),
     "variation": ("Variation", "变体"),
+    "tokens_more": ("Tokens in detail", "词元细节"),
     "from_picture": ("From a picture", "以图生图"),
     "read_settings": ("Read the settings of a PNG", "读取 PNG 中的设置"),
     "read_settings.help": (
@@ -96,6 +97,9 @@ TABLE = {
     ),
     "reads.help": ("which VQGAN reads and redraws the picture", "由哪个 VQGAN 读取并重画"),
     "strength": ("Strength", "强度"),
+    "order": ("Order", "顺序"),
+    "temperature": ("Temperature", "温度"),
+    "top_k": ("Top k", "前 k 个"),
     "max_side": ("Longest side", "最长边"),
 }
 
@@ -118,6 +122,9 @@ HELP_ZH = {
     "variation_seed": "要靠近的第二个种子",
     "variation_strength": "0 停在原种子，1 到达变体种子",
     "strength": "离原图多远：低则保留，1 则忽略",
+    "order": "词元模型：先定下哪些词元",
+    "temperature": "词元模型：猜得多大胆；0 为毫不冒险",
+    "top_k": "词元模型：只在最可能的若干编码中猜；0 为全部",
     "max_side": "更大的图片先缩到这一最长边（像素）",
 }
 
@@ -138,6 +145,8 @@ CHOICES_ZH = {
     "scheduler.exponential": "指数：按噪声的对数均匀分步",
     "scheduler.simple": "简单：每隔 n 个取一个训练时的噪声级",
     "scheduler.sgm_uniform": "SGM 均匀：时间均匀，最后一步留给终点",
+    "order.confidence": "把握：先定下模型最有把握的词元，稍带偶然",
+    "order.halton": "Halton：先定下彼此远离的位置，不看把握；变化更多",
 }
 
 CLASSES = (requests.GenerateRequest, requests.ReconstructRequest)

@@ -30,7 +30,7 @@ ONLY = {
     "engines.errors": (),
     "engines.tensors": ("engines.errors",),
     "engines.requests": ("engines.errors",),
-    "engines.vqgan": ("engines.tensors", "engines.errors", "engines.vqgan"),
+    "engines.vqgan": ("engines.tensors", "engines.errors", "engines.text", "engines.vqgan"),
     "engines.text.encoder": ("engines.tensors", "engines.errors", "engines.text"),
     "engines.diffusion.unet": ("engines.tensors", "engines.errors"),
 }

@@ -8,6 +8,7 @@ from engines.diffusion.unet import UNetConfig
 from engines.training.clip import CLIPRecipe, CLIPTrainer
 from engines.training.data import Example
 from engines.training.diffusion import DiffusionRecipe, DiffusionTrainer
+from engines.training.tokens import TokenRecipe, TokenTrainer
 from engines.vqgan.autoencoder import VQGAN, AutoencoderConfig, CodebookConfig, KLAutoencoder
 
 AUTOENCODER = AutoencoderConfig(
@@ -22,6 +23,7 @@ WORDS = {
 }  # fmt: skip
 RECIPE = DiffusionRecipe(unet=UNET, batch=4, **WORDS)
 CLIP_RECIPE = CLIPRecipe(ch=8, batch=12, **WORDS)
+TOKEN_RECIPE = TokenRecipe(width=24, layers=2, heads=2, batch=4, dropout=0.0, **WORDS)
 COLOURS = {"red": (220, 40, 40), "green": (40, 180, 60), "blue": (40, 80, 220)}
 
 
@@ -57,6 +59,21 @@ def diffusion_trainer(recipe=RECIPE, **options):
 
 def clip_trainer(recipe=CLIP_RECIPE, **options):
     return CLIPTrainer(recipe, examples(), vqgan(), **options)
+
+
+def token_trainer(recipe=TOKEN_RECIPE, **options):
+    return TokenTrainer(recipe, examples(), vqgan(), **options)
+
+
+def token_generator():
+    """A model whose guesses depend on words, places and known tokens, and are neither sure nor even."""
+    model = token_trainer().model
+    draw = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.transformer.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 0.3, generator=draw)
+    return model.eval().requires_grad_(False)
 
 
 def latent_diffusion():

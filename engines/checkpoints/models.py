@@ -12,6 +12,8 @@ from engines.errors import AtelierError, BadCheckpoint
 from engines.text.clip import CLIP, CLIPConfig
 from engines.text.encoder import TextConfig
 from engines.vqgan.autoencoder import VQGAN, AutoencoderConfig, CodebookConfig, KLAutoencoder
+from engines.vqgan.generator import TokenGenerator, TokenGeneratorConfig
+from engines.vqgan.transformer import TransformerConfig
 
 
 def _vqgan(config):
@@ -34,7 +36,19 @@ def _clip(config):
     return CLIP(CLIPConfig(**config | {"text": TextConfig(**config["text"])}))
 
 
-FAMILIES = {"vqgan": _vqgan, "kl": _kl, "latent-diffusion": _latent_diffusion, "clip": _clip}
+def _token_transformer(config):
+    transformer, text = TransformerConfig(**config["transformer"]), TextConfig(**config["text"])
+    shape = TokenGeneratorConfig(transformer, text, config["tokenizer"], config["size"])
+    return TokenGenerator(shape, _vqgan(config["first_stage"]))
+
+
+FAMILIES = {
+    "vqgan": _vqgan,
+    "kl": _kl,
+    "latent-diffusion": _latent_diffusion,
+    "token-transformer": _token_transformer,
+    "clip": _clip,
+}
 
 
 def save(path, model, card):
@@ -44,7 +58,7 @@ def save(path, model, card):
 
 
 def _describe(model):
-    if model.family == "latent-diffusion":
+    if model.family in ("latent-diffusion", "token-transformer"):
         return asdict(model.config) | {"first_stage": _describe(model.first_stage)}
     if model.family == "clip":
         return asdict(model.config)

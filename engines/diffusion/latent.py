@@ -29,6 +29,11 @@ class LatentDiffusionConfig:
         object.__setattr__(self, "latent_mean", tuple(self.latent_mean))
         if self.prediction not in DENOISERS:
             raise unknown("prediction", self.prediction, DENOISERS)
+        if self.text.width != self.unet.context_dim:
+            raise BadRequest(
+                f"The text encoder is {self.text.width} wide, and the UNet listens to {self.unet.context_dim}; "
+                "the two must be equal."
+            )
         if len(self.latent_mean) != self.unet.out_channels:
             raise BadRequest(f"latent_mean needs {self.unet.out_channels} numbers, one a channel of the latents.")
 
@@ -55,6 +60,10 @@ class LatentDiffusion(nn.Module):
     @property
     def inpaints(self):
         return self.config.unet.in_channels > self.config.unet.out_channels
+
+    @property
+    def device(self):
+        return self.latent_mean.device
 
     @property
     def size_multiple(self):

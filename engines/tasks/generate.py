@@ -1,4 +1,4 @@
-"""Words, noise or a picture to new pictures, by latent diffusion (Rombach et al., 2022)."""
+"""Words, noise or a picture to new pictures: by latent diffusion, or by the tokens of a VQGAN."""
 
 import dataclasses
 import time
@@ -6,11 +6,11 @@ import time
 import torch
 
 from engines import pictures, tensors
-from engines.diffusion import samplers, schedules
-from engines.diffusion.guidance import guided, interval_of_steps
+from engines.diffusion import guidance, samplers, schedules
 from engines.errors import AtelierError, BadRequest
 from engines.requests import GenerateResult, Picture, Progress
 from engines.text.captions import compose
+from engines.vqgan import decoding
 
 PIXELS_AT_ONCE = 2**20  # of a batch; more pictures are drawn batch after batch
 PREVIEWS = 8  # a batch
@@ -18,32 +18,25 @@ PREVIEWS = 8  # a batch
 
 @torch.no_grad()
 def generate(request, model, on_progress=None):
-    """The pictures of a `GenerateRequest` by a `LatentDiffusion` model.
+    """The pictures of a `GenerateRequest` by a `LatentDiffusion` model or a `TokenGenerator`.
 
     `on_progress(Progress)` is called after each step, with a preview in some; `Cancelled` raised from
     it ends the task there. Raises `BadRequest` for what this model cannot draw.
     """
-    started, device = time.monotonic(), model.latent_mean.device
+    started = time.monotonic()
     _check(request, model)
-    sigmas = schedules.by_name(request.scheduler)(model.noise, request.steps)
-    interval = interval_of_steps(sigmas, request.cfg_start, request.cfg_end)
-    if request.image is not None:
-        sigmas = schedules.tail(sigmas, request.strength)
+    draw = DRAW[model.family]
     at_once = max(1, PIXELS_AT_ONCE // (request.width * request.height))
     batches = [range(first, min(first + at_once, request.count)) for first in range(0, request.count, at_once)]
     finished = []
     for number, batch in enumerate(batches):
 
-        def report(step, number=number):
+        def report(index, count, look, number=number):
             if on_progress:
-                index, count = number * step.count + step.index, len(batches) * step.count
-                on_progress(Progress(index, count, _preview(step, model)))
+                preview = _preview(look) if index < count and index % max(1, count // PREVIEWS) == 0 else None
+                on_progress(Progress(number * count + index, len(batches) * count, preview))
 
-        x = _start(request, model, batch, sigmas, device)
-        fresh = samplers.noise_sampler_from_seeds(_seeds(request, batch), x.shape[1:], device)
-        denoise = _guided(request, model, len(batch), interval)
-        x = samplers.by_name(request.sampler)(denoise, x, sigmas.to(device), callback=report, noise_sampler=fresh)
-        drawn = model.decode(x)
+        drawn = draw(request, model, batch, report)
         if not torch.isfinite(drawn).all():
             raise AtelierError("The picture came out without numbers; lower the guidance or choose another sampler.")
         finished += map(Picture, tensors.to_images(drawn), _seeds(request, batch))
@@ -78,34 +71,96 @@ def _seeds(request, batch):
     return [alone(request, i).seed for i in batch]
 
 
-def _start(request, model, batch, sigmas, device):
-    # noise from the seeds, leaning towards the variation seeds, over the latents of a picture if there is one
+def _variations(request, batch):
+    return [alone(request, i).variation_seed for i in batch]
+
+
+def _words(request, model, count):
+    """What the model is told of the words to follow, and of those to keep away from."""
+    asked = compose(request.prompt.strip(), request.style)
+    return model.words([asked] * count), model.words([request.negative.strip()] * count)
+
+
+def _source(request, model):
+    """The picture to start from as the model's latents or tokens, `(1, ...)`."""
+    image = pictures.fit(pictures.from_png(request.image), request.width, request.height)
+    return model.encode(tensors.from_image(image).to(model.device))
+
+
+def _preview(look):
+    images = tensors.to_images(look())
+    return pictures.grid(images, 1 if len(images) == 1 else 2)
+
+
+# ---------------------------------------------------------------- latent diffusion (Rombach et al., 2022)
+
+
+def _diffuse(request, model, batch, report):
+    """The pictures `(B, 3, H, W)` of a batch, step by step out of noise."""
+    sigmas = schedules.by_name(request.scheduler)(model.noise, request.steps)
+    interval = guidance.interval_of_steps(sigmas, request.cfg_start, request.cfg_end)
+    if request.image is not None:
+        sigmas = schedules.tail(sigmas, request.strength)
+    cond, uncond = _words(request, model, len(batch))
+    if model.inpaints:
+        around = {"concat": model.nothing_around(len(batch), request.height, request.width)}
+        cond, uncond = cond | around, uncond | around
+    denoise = guidance.guided(
+        model.denoiser(), cond, uncond, request.cfg_scale, rescale=request.cfg_rescale, interval=interval
+    )
+    x = _start(request, model, batch) * sigmas[0].item()
+    if request.image is not None:
+        x = _source(request, model) + x
+    x = samplers.by_name(request.sampler)(
+        denoise,
+        x,
+        sigmas.to(model.device),
+        callback=lambda step: report(step.index, step.count, lambda: model.decode(step.denoised[:4])),
+        noise_sampler=samplers.noise_sampler_from_seeds(_seeds(request, batch), x.shape[1:], model.device),
+    )
+    return model.decode(x)
+
+
+def _start(request, model, batch):
+    """Noise from the seeds, leaning towards the variation seeds."""
     factor = model.first_stage.config.factor
     shape = (model.config.unet.out_channels, request.height // factor, request.width // factor)
     noise = tensors.noise(_seeds(request, batch), shape)
     if request.variation_strength:
-        other = tensors.noise([alone(request, i).variation_seed for i in batch], shape)
+        other = tensors.noise(_variations(request, batch), shape)
         noise = tensors.slerp(noise, other, request.variation_strength)
-    x = noise.to(device) * sigmas[0].item()
-    if request.image is None:
-        return x
-    source = pictures.fit(pictures.from_png(request.image), request.width, request.height)
-    return model.encode(tensors.from_image(source).to(device)) + x
+    return noise.to(model.device)
 
 
-def _guided(request, model, count, interval):
-    extra = {"concat": model.nothing_around(count, request.height, request.width)} if model.inpaints else {}
-    words = compose(request.prompt.strip(), request.style)
-    cond = model.words([words] * count) | extra
-    uncond = model.words([request.negative.strip()] * count) | extra
-    return guided(
-        model.denoiser(), cond, uncond, request.cfg_scale, rescale=request.cfg_rescale, interval=interval
+# ---------------------------------------------------------------- tokens (Chang et al., 2022)
+
+
+def _fill(request, model, batch, report):
+    """The pictures `(B, 3, H, W)` of a batch, token by token; from a picture, `strength` of its tokens are redrawn."""
+    factor = model.first_stage.config.factor
+    height, width = request.height // factor, request.width // factor
+    chance = decoding.Chance(
+        _seeds(request, batch), height, width, _variations(request, batch), request.variation_strength
     )
+    tokens = torch.zeros(len(batch), height, width, dtype=torch.long, device=model.device)
+    hidden = torch.ones_like(tokens, dtype=torch.bool)
+    if request.image is not None:
+        tokens = _source(request, model).expand_as(tokens)
+        first = chance.gumbel(1)[..., 0].argsort(1).argsort(1) < round(request.strength * height * width)
+        hidden = first.view(tokens.shape).to(model.device)
+    order = decoding.by_halton(height, width) if request.order == "halton" else decoding.by_confidence
+    tokens = decoding.decode(
+        decoding.guided(model.transformer, *_words(request, model, len(batch)), request.cfg_scale),
+        tokens,
+        hidden,
+        chance,
+        steps=request.steps,
+        order=order,
+        temperature=request.temperature,
+        top_k=request.top_k,
+        callback=lambda step: report(step.index, step.count, lambda: model.decode(step.tokens[:4])),
+    )
+    return model.decode(tokens)
 
 
-def _preview(step, model):
-    every = max(1, step.count // PREVIEWS)
-    if step.index % every or step.index == step.count:
-        return None
-    images = tensors.to_images(model.decode(step.denoised[:4]))
-    return pictures.grid(images, 1 if len(images) == 1 else 2)
+DRAW = {"latent-diffusion": _diffuse, "token-transformer": _fill}

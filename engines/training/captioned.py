@@ -13,6 +13,7 @@ from engines.text.tokenizer import Tokenizer
 from engines.training import data
 
 PHOTOGRAPH = ("a photograph", "一张照片")
+SHOWN = ("red heart", "pizza", "cat face", "grinning face", "house", "green apple", "automobile", "苹果")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,7 @@ class Variant:
     pixels: np.ndarray  # uint8 (size, size, 3)
     background: str  # its name; empty for a photograph
     is_icon: bool
-    latents: torch.Tensor | None = None  # (C, h, w)
+    latents: torch.Tensor | None = None  # (C, h, w), or what a trainer has made of them
 
     def caption(self):
         """All that can be said of it in English."""
@@ -95,8 +96,16 @@ class CaptionedLatents:
     def normalise(self, mean, std):
         """Bring all latents into the frame of a model: mean 0, spread 1."""
         mean = torch.tensor(mean).view(-1, 1, 1)
-        for row in itertools.chain(self.rows, self.held_out):
-            row.latents.sub_(mean).div_(std)
+        self.apply(lambda latents: (latents - mean) / std)
+
+    @torch.no_grad()
+    def apply(self, function, chunk=256):
+        """Put `function(latents (B, C, h, w))`, a tensor of as many rows, in the place of all latents."""
+        for rows in (self.rows, self.held_out):
+            for first in range(0, len(rows), chunk):
+                part = rows[first : first + chunk]
+                made = function(torch.stack([row.latents for row in part]))
+                rows[first : first + chunk] = [replace(row, latents=x) for row, x in zip(part, made, strict=True)]
 
     def vocabulary(self):
         """A tokenizer learned from the captions, and the text encoder's shape that goes with it."""
@@ -149,3 +158,9 @@ class CaptionedLatents:
 def to_tensor(pictures, device):
     """A list of uint8 pictures `(H, W, 3)` as one tensor `(B, 3, H, W)` in [-1, 1]."""
     return tensors.from_bytes(torch.from_numpy(np.stack(pictures))).to(device)
+
+
+def shown_captions():
+    """The words of which every run draws its samples, in all styles."""
+    styles = itertools.cycle(("3d", "flat", "glossy", "cartoon"))
+    return [compose(text, style) for text, style in zip(SHOWN, styles, strict=False)]

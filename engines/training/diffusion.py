@@ -1,6 +1,5 @@
 """Training latent diffusion: the denoiser learns what noise was added to latents (Rombach et al., 2022, eq. 2)."""
 
-import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,16 +10,13 @@ from engines.checkpoints import models
 from engines.diffusion import guidance, samplers, schedules
 from engines.diffusion.latent import LatentDiffusion, LatentDiffusionConfig
 from engines.diffusion.unet import UNetConfig
-from engines.errors import BadRequest
 from engines.pictures import grid
 from engines.runtime import autocast
-from engines.text.captions import compose
-from engines.training.captioned import CaptionedLatents, CaptionedRecipe, to_tensor
+from engines.training.captioned import CaptionedLatents, CaptionedRecipe, shown_captions, to_tensor
 from engines.training.loop import MovingAverage, load_optimizer_state, optimizer_state
 from engines.training.masks import random_mask
 
 EVERY_HELD_OUT = 250  # steps between two looks at the held-out loss
-SHOWN = ("red heart", "pizza", "cat face", "grinning face", "house", "green apple", "automobile", "苹果")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,11 +74,6 @@ class DiffusionTrainer:
             config = start.config
         words = clip or start
         if words is not None:
-            if words.config.text.width != config.unet.context_dim:
-                raise BadRequest(
-                    f"The text encoder is {words.config.text.width} wide, and the UNet listens to "
-                    f"{config.unet.context_dim}; train one with the same preset."
-                )
             config = replace(config, text=words.config.text, tokenizer=words.config.tokenizer)
         model = LatentDiffusion(config, self.first_stage)
         if start is not None:
@@ -153,9 +144,8 @@ class DiffusionTrainer:
         """Eight pictures of fixed words by the averaged weights."""
         self.model.eval()
         self.average.swap()
-        count = len(SHOWN)
-        styles = itertools.cycle(("3d", "flat", "glossy", "cartoon"))
-        texts = [compose(text, style) for text, style in zip(SHOWN, styles, strict=False)]
+        texts = shown_captions()
+        count = len(texts)
         concat = {"concat": self.blank.expand(count, -1, -1, -1)}
         model = guidance.guided(
             self.denoiser, self.model.words(texts) | concat, self.model.words([""] * count) | concat, 3.0

@@ -3,6 +3,7 @@
 from engines.diffusion.unet import UNetConfig
 from engines.training.clip import CLIPRecipe
 from engines.training.diffusion import DiffusionRecipe
+from engines.training.tokens import TokenRecipe
 from engines.training.vqgan import VQGANRecipe
 from engines.vqgan.autoencoder import AutoencoderConfig, CodebookConfig
 
@@ -51,3 +52,5 @@ DIFFUSION = {
 }
 
 TEXT = {"icons": CLIPRecipe()}
+
+TOKENS = {"icons": TokenRecipe()}

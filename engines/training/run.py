@@ -10,9 +10,16 @@ from engines.runtime import choose_device
 from engines.training import data, loop, presets
 from engines.training.clip import CLIPTrainer
 from engines.training.diffusion import DiffusionTrainer
+from engines.training.tokens import TokenTrainer
 from engines.training.vqgan import VQGANTrainer
 
-PRESETS = {"vqgan": presets.VQGAN, "text": presets.TEXT, "diffusion": presets.DIFFUSION}
+PRESETS = {
+    "vqgan": presets.VQGAN,
+    "text": presets.TEXT,
+    "tokens": presets.TOKENS,
+    "diffusion": presets.DIFFUSION,
+}
+DRAWERS = {"tokens": (TokenTrainer, "token-transformer"), "diffusion": (DiffusionTrainer, "latent-diffusion")}
 
 
 def train(
@@ -21,10 +28,10 @@ def train(
 ):  # fmt: skip
     """Train a model of `kind`, a key of PRESETS, on the pictures in `folder`; returns the steps done.
 
-    `first_stage` names the VQGAN on whose latents a text encoder or a diffusion model learns, `text` the
-    text encoder that a diffusion model begins with, `start` the diffusion model to go on from. `lpips` is
-    the path of LPIPS weights for a VQGAN's perceptual loss. `licence` and `command` go into the card. The
-    rest is that of `loop.train`.
+    `first_stage` names the VQGAN whose latents or tokens the others learn, `text` the text encoder that a
+    model which draws begins with, `start` the model to go on from. `lpips` is the path of LPIPS weights
+    for a VQGAN's perceptual loss. `licence` and `command` go into the card. The rest is that of
+    `loop.train`.
     """
     if kind not in PRESETS:
         raise unknown("training", kind, PRESETS)
@@ -48,14 +55,16 @@ def train(
     elif kind == "text":
         trainer = CLIPTrainer(recipe, examples, _load(first_stage, "reconstruct", home), device, card, report)
     else:
-        begun = _load(start, "generate", home) if start else None
+        drawer, family = DRAWERS[kind]
+        begun = _load(start, "generate", home, family) if start else None
         autoencoder = begun.first_stage if begun else _load(first_stage, "reconstruct", home)
-        clip = _load(text, None, home) if text else None
-        if clip is not None and clip.family != "clip":
-            raise BadRequest(f"“{text}” is no text encoder; train one with “train text”.")
-        trainer = DiffusionTrainer(recipe, examples, autoencoder, device, card, begun, clip, report)
+        clip = _load(text, None, home, "clip") if text else None
+        trainer = drawer(recipe, examples, autoencoder, device, card, begun, clip, report)
     return loop.train(trainer, out, steps=steps, minutes=minutes, resume=resume, report=report)
 
 
-def _load(name, task, home):
-    return models.load(catalog.find(name, task, home).path)
+def _load(name, task, home, family=None):
+    row = catalog.find(name, task, home)
+    if family and row.family != family:
+        raise BadRequest(f"“{row.id}” is a {row.family} model; here it must be a {family} model.")
+    return models.load(row.path)

@@ -75,9 +75,10 @@ def draw(studio):
                 with gr.Row():
                     add("width")
                     add("height")
-                add("sampler")
-                add("scheduler")
                 fields["model"] = model_control(studio.home, "generate", "model.help")
+                by_tokens = _draws_by_tokens(studio, fields["model"].value)
+                add("sampler", visible=not by_tokens)
+                add("scheduler", visible=not by_tokens)
             with gr.Accordion(t("from_picture"), open=False) as from_picture:
                 gr.Markdown(t("source.help"), elem_classes="hint")
                 image = Upload(
@@ -88,14 +89,19 @@ def draw(studio):
             with gr.Accordion(t("variation"), open=False):
                 add("variation_seed")
                 add("variation_strength")
-            with gr.Accordion(t("guidance_more"), open=False):
+            with gr.Accordion(t("guidance_more"), open=False, visible=not by_tokens) as guidance_more:
                 add("cfg_rescale")
                 add("cfg_start")
                 add("cfg_end")
+            with gr.Accordion(t("tokens_more"), open=False, visible=by_tokens) as tokens_more:
+                add("order")
+                add("temperature")
+                add("top_k")
             reuse = gr.UploadButton(t("read_settings"), file_types=[".png"], size="sm", elem_id="generate-reuse")
             gr.Markdown(t("read_settings.help"), elem_classes="hint")
     return SimpleNamespace(
-        fields=fields, image=image, from_picture=from_picture, noise_only=noise_only, random_seed=random_seed,
+        fields=fields, image=image, from_picture=from_picture, guidance_more=guidance_more, tokens_more=tokens_more,
+        noise_only=noise_only, random_seed=random_seed,
         chips=chips, run=run, stop=stop, line=line, preview=preview, pictures=pictures, details=details,
         download=download, use_seed=use_seed, use_settings=use_settings, to_image=to_image,
         to_reconstruct=to_reconstruct, reuse=reuse,
@@ -110,6 +116,16 @@ def wire(studio, parts, parts_of, tabs, demo):
         parts.line, parts.preview, parts.pictures, parts.details, parts.entries, parts.chosen, parts.download,
         parts.run, parts.stop,
     ]  # fmt: skip
+
+    def suit(model):
+        # a model by tokens has no noise to fall, and a denoiser no codes to guess
+        by_tokens = _draws_by_tokens(studio, model)
+        return {
+            parts.fields["sampler"]: gr.Dropdown(visible=not by_tokens),
+            parts.fields["scheduler"]: gr.Dropdown(visible=not by_tokens),
+            parts.guidance_more: gr.Accordion(visible=not by_tokens),
+            parts.tokens_more: gr.Accordion(visible=by_tokens),
+        }
 
     def submit(values):
         given = named(asked, values)
@@ -150,7 +166,7 @@ def wire(studio, parts, parts_of, tabs, demo):
                 columns=next(columns for columns, most in COLUMNS.items() if len(entries) <= most),
                 visible=True, selected_index=None,
             ),
-            parts.details: details(entries[0], request),
+            parts.details: details(studio, entries[0], request),
             parts.entries: [entry.id for entry in entries],
             parts.chosen: 0,
             parts.download: gr.DownloadButton(value=str(entries[0].path), interactive=True),
@@ -168,7 +184,7 @@ def wire(studio, parts, parts_of, tabs, demo):
         entry = chosen(entries, event.index, request)
         return {
             parts.chosen: event.index,
-            parts.details: details(entry, request),
+            parts.details: details(studio, entry, request),
             parts.download: gr.DownloadButton(value=str(entry.path), interactive=True),
         }
 
@@ -218,6 +234,11 @@ def wire(studio, parts, parts_of, tabs, demo):
         api_visibility="private",
     ).success(guard(follow), **follower)
     demo.load(guard(opened), **follower)
+    parts.fields["model"].change(
+        guard(suit), parts.fields["model"],
+        [parts.fields["sampler"], parts.fields["scheduler"], parts.guidance_more, parts.tokens_more],
+        show_progress="hidden", api_visibility="private",
+    )  # fmt: skip
     parts.stop.click(guard(lambda job: studio.jobs.cancel(job)), parts.job, None, api_visibility="private")
     for chip in parts.chips:
         chip.click(lambda text: text, chip, parts.fields["prompt"], show_progress="hidden", api_visibility="private")
@@ -241,18 +262,24 @@ def wire(studio, parts, parts_of, tabs, demo):
     parts.reuse.upload(guard(read_settings), parts.reuse, form, show_progress="hidden", api_visibility="private")
 
 
-def details(entry, request):
+def _draws_by_tokens(studio, model):
+    row = catalog(studio.home).get(model)
+    return row is not None and row.family == "token-transformer"
+
+
+def details(studio, entry, request):
     """What a picture was drawn from, as a line of HTML."""
     try:
         made = gallery.request_of(entry.record)
     except BadRequest:  # of another version: the picture is shown all the same
         return ""
+    way = f"order.{made.order}" if _draws_by_tokens(studio, made.model) else f"sampler.{made.sampler}"
     facts = [
         made.style and say(request, f"style.{made.style}"),
         say(request, "caption", seed=made.seed),
         f"{made.width} × {made.height}",
         say(request, "steps_taken", steps=made.steps),
-        say(request, f"sampler.{made.sampler}").split(":")[0].split("：")[0],
+        say(request, way).split(":")[0].split("：")[0],
     ]
     words = html.escape(made.prompt or say(request, "without_words"))
     return f'<div class="details"><b>{words}</b><span>{" · ".join(filter(None, facts))}</span></div>'

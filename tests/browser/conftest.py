@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import sync_playwright
 
+from engines.checkpoints import models
+from tests import tiny
 from tests.browser.artist import PATIENCE, Artist
 
 ROOT = Path(__file__).parents[2]
@@ -48,8 +50,9 @@ def browser():
 
 @pytest.fixture(scope="session")
 def address(tmp_path_factory):
-    """Where the studio answers: `python app.py` on a home of its own."""
+    """Where the studio answers: `python app.py` on a home of its own, with a small token model of the artist's."""
     home = tmp_path_factory.mktemp("home")
+    models.save(home / "models" / "my-tokens.safetensors", tiny.token_generator(), {})
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

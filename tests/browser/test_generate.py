@@ -117,6 +117,23 @@ def test_a_reload_follows_what_still_runs(artist):
     expect(artist.find("#generate-status .cancelled")).to_have_text("Stopped.")
 
 
+def test_a_model_by_tokens_has_settings_of_its_own(artist):
+    expect(artist.find("#generate-sampler")).to_be_visible()
+    artist.find("#generate-model input").click()
+    artist.page.get_by_role("option", name="my-tokens").click()
+    expect(artist.find("#generate-sampler")).to_be_hidden()
+    artist.open("Tokens in detail")
+    artist.number("top-k", 5)
+    artist.ask("red disc", seed=12)
+    request = request_in(artist.draw())
+    assert (request["model"], request["top_k"]) == ("my-tokens", 5)
+    expect(artist.find("#generate-details")).to_contain_text("Confidence")
+    artist.find("#generate-model input").click()
+    artist.page.get_by_role("option", name="icons-diffusion").click()
+    expect(artist.find("#generate-sampler")).to_be_visible()
+    expect(artist.find("button.label-wrap", has_text="Tokens in detail")).to_be_hidden()
+
+
 def test_markup_in_a_prompt_is_shown_as_text(artist):
     words = "<img src onerror=ran=1>"
     artist.ask(words, seed=9)

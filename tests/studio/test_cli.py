@@ -145,6 +145,7 @@ def tiny_presets(monkeypatch):
     )  # fmt: skip
     monkeypatch.setitem(presets.VQGAN, "tiny", vqgan)
     monkeypatch.setitem(presets.TEXT, "tiny", tiny.CLIP_RECIPE)
+    monkeypatch.setitem(presets.TOKENS, "tiny", tiny.TOKEN_RECIPE)
     monkeypatch.setitem(presets.DIFFUSION, "tiny", tiny.RECIPE)
 
 
@@ -167,9 +168,19 @@ def test_train_resume_and_use_what_was_trained(capsys, home, folder, tmp_path, t
     code, _, err = run(
         capsys, home, "train", "diffusion", *common, *stage, "--text", stage[1], "--out", str(second), "--steps", "2"
     )
-    assert code == 2 and "no text encoder" in err
+    assert code == 2 and "must be a clip model" in err
 
-    words = ["train", "diffusion", *common, *stage, "--text", found["model"], "--out", str(second), "--steps", "2"]
+    text = ["--text", found["model"]]
+    tokens = ["train", "tokens", *common, *stage, *text, "--out", str(tmp_path / "tokens"), "--steps", "2"]
+    code, found, _ = run(capsys, home, *tokens)
+    assert code == 0 and found["steps"] == 2
+    code, drawn, _ = run(
+        capsys, home, "generate", "red disc", "--model", found["model"], "--size", "64x64", "--order", "halton",
+        "--steps", "3", "--out", str(tmp_path / "drawn-by-tokens"),
+    )  # fmt: skip
+    assert code == 0 and len(drawn["pictures"]) == 1
+
+    words = ["train", "diffusion", *common, *stage, *text, "--out", str(second), "--steps", "2"]
     code, found, err = run(capsys, home, *words)
     assert code == 0 and found["steps"] == 2 and "pictures/s" in err and "min left" in err
     assert {"losses.png", "log.jsonl", "model.safetensors", "checkpoint.safetensors"} <= {

@@ -10,12 +10,14 @@ import gradio as gr
 import pytest
 
 from engines import requests
+from engines.checkpoints import models
 from engines.errors import BadRequest
 from engines.requests import GenerateRequest, Progress, ReconstructRequest
 from studio import layout, texts
 from studio.gallery import Entry
 from studio.jobs import JobState
 from studio.tabs import common, generate, reconstruct
+from tests import tiny
 
 PAGE = {GenerateRequest: "generate", ReconstructRequest: "reconstruct"}
 FIELDS = [(kind, item.name) for kind in PAGE for item in dataclasses.fields(kind)]
@@ -123,6 +125,9 @@ def test_the_bar_shows_the_share_of_the_steps():
     assert "width:25.0%" in common.status(state, ENGLISH)
 
 
+STUDIO = SimpleNamespace(home=None)
+
+
 def entry(**fields):
     request = GenerateRequest(**{"prompt": "a <b>fox</b>", "seed": 5, "steps": 9, "style": "flat"} | fields)
     record = {"request": json.loads(requests.to_json(request))}
@@ -130,19 +135,25 @@ def entry(**fields):
 
 
 def test_a_picture_says_what_it_was_drawn_from_and_markup_stays_text():
-    line = generate.details(entry(), ENGLISH)
+    line = generate.details(STUDIO, entry(), ENGLISH)
     assert "a &lt;b&gt;fox&lt;/b&gt;" in line
     assert "flat · seed 5 · 128 × 128 · 9 steps · DPM++ 2M<" in line
-    assert "扁平 · 种子 5 · 128 × 128 · 9 步 · DPM++ 2M<" in generate.details(entry(), CHINESE)
+    assert "扁平 · 种子 5 · 128 × 128 · 9 步 · DPM++ 2M<" in generate.details(STUDIO, entry(), CHINESE)
+
+
+def test_a_picture_drawn_by_tokens_names_their_order(tmp_path):
+    models.save(tmp_path / "models" / "tokens.safetensors", tiny.token_generator(), {})
+    drawn = entry(model="tokens", order="halton")
+    assert "9 steps · Halton<" in generate.details(SimpleNamespace(home=tmp_path), drawn, ENGLISH)
 
 
 def test_a_picture_drawn_without_words_says_so():
-    assert "from noise alone" in generate.details(entry(prompt="", style="", cfg_scale=1.0), ENGLISH)
+    assert "from noise alone" in generate.details(STUDIO, entry(prompt="", style="", cfg_scale=1.0), ENGLISH)
 
 
 def test_a_record_of_another_version_leaves_the_line_empty():
     strange = dataclasses.replace(entry(), record={"request": {"task": "generate", "colour": "red"}})
-    assert generate.details(strange, ENGLISH) == ""
+    assert generate.details(STUDIO, strange, ENGLISH) == ""
 
 
 def test_an_autoencoder_without_tokens_has_figures_without_them():

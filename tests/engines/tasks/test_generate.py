@@ -10,7 +10,7 @@ from PIL import Image
 
 from engines import tensors
 from engines.errors import BadPicture, BadRequest, Cancelled
-from engines.requests import SAMPLERS, SCHEDULES
+from engines.requests import ORDERS, SAMPLERS, SCHEDULES
 from engines.tasks.generate import alone, generate
 from tests import tiny
 from tests.tiny import request
@@ -137,3 +137,67 @@ def test_a_size_the_model_cannot_draw_is_refused(model):
 
 def test_alone_is_one_picture_of_the_batch():
     assert alone(request(count=4, seed=5, variation_seed=9), 2) == request(count=1, seed=7, variation_seed=11)
+
+
+# ---------------------------------------------------------------- by tokens
+
+
+@pytest.fixture(scope="module")
+def tokens_model():
+    return tiny.token_generator()
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_tokens_draw_and_a_batch_equals_its_singles(tokens_model, order):
+    many = request(order=order, count=3, variation_strength=0.3, steps=6)
+    together = drawn(many, tokens_model)
+    assert together[0].shape == (64, 64, 3) and not np.array_equal(together[0], together[1])
+    for index, picture in enumerate(together):
+        single = drawn(alone(many, index), tokens_model)[0]
+        assert np.mean(np.abs(picture.astype(int) - single) > 2) < 0.01
+
+
+def test_words_order_and_boldness_change_what_tokens_draw(tokens_model):
+    base = {"cfg_scale": 3.0, "steps": 6}
+    plain = drawn(request(**base), tokens_model)[0]
+    assert np.array_equal(plain, drawn(request(**base), tokens_model)[0])
+    for change in (
+        {"prompt": "蓝"}, {"style": "flat"}, {"negative": "disc"}, {"cfg_scale": 9.0}, {"order": "halton"},
+        {"temperature": 0.0}, {"top_k": 1}, {"seed": 8}, {"steps": 2},
+    ):  # fmt: skip
+        assert not np.array_equal(plain, drawn(request(**base | change), tokens_model)[0]), change
+
+
+def test_tokens_vary_from_one_seed_to_the_other(tokens_model):
+    def at(strength):
+        return drawn(request(variation_seed=99, variation_strength=strength), tokens_model)[0]
+
+    assert np.array_equal(at(0.0), drawn(request(), tokens_model)[0])
+    assert np.array_equal(at(1.0), drawn(request(seed=99), tokens_model)[0])
+    assert not np.array_equal(at(0.5), at(0.0)) and not np.array_equal(at(0.5), at(1.0))
+
+
+def test_strength_is_the_share_of_tokens_redrawn(tokens_model, monkeypatch):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    source = png(Image.fromarray(noise))
+    with torch.no_grad():
+        before = tokens_model.encode(tensors.from_image(Image.fromarray(noise)))
+    decode, found = tokens_model.decode, {}
+    monkeypatch.setattr(tokens_model, "decode", lambda tokens: found.update(last=tokens) or decode(tokens))
+    for strength in (0.25, 0.75):
+        generate(request(image=source, strength=strength), tokens_model)
+        changed = (found["last"] != before).float().mean().item()
+        assert 0.7 * strength < changed <= strength
+
+
+def test_tokens_show_previews_and_stop_within_a_step(tokens_model):
+    seen = []
+
+    def stop_at_two(progress):
+        seen.append(progress)
+        if progress.index == 2:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        generate(request(steps=6, count=2), tokens_model, on_progress=stop_at_two)
+    assert [progress.index for progress in seen] == [1, 2] and seen[0].preview.size == (130, 64)

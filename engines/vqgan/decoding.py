@@ -1,0 +1,152 @@
+"""Tokens out of hidden ones in a few parallel steps (MaskGIT; Chang et al., 2022, section 3.2).
+
+Each step guesses every hidden token, keeps the guesses that come first in the order, and hides the rest
+again. Training hides by the same schedule.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from engines import tensors
+
+RESTLESSNESS = 4.5  # of the confidence order: how much chance it has at first (MaskGIT's code)
+
+
+@dataclass(frozen=True)
+class Step:
+    """Step `index` of `count` is done: `tokens (B, h, w)` holds every guess, `hidden` is where one is not kept."""
+
+    index: int
+    count: int
+    tokens: torch.Tensor
+    hidden: torch.Tensor
+
+
+def hidden_share(time):
+    """Share of the tokens that is hidden at `time` in [0, 1], falling from 1 to 0: the cosine of MaskGIT."""
+    return math.cos(math.pi / 2 * time)
+
+
+def hidden_counts(totals, steps):
+    """How many of `totals (B,)` hidden tokens are still hidden after each step: `(steps, B)` int64, the last row 0."""
+    shares = torch.tensor([hidden_share(step / steps) for step in range(1, steps)] + [0.0], dtype=torch.float64)
+    return (shares[:, None] * totals[None].double()).floor().long()
+
+
+def halton_order(height, width):
+    """The rank of each place `(height * width,)` int64 in the two-dimensional Halton sequence of bases 2 and 3.
+
+    Neighbours in the sequence are far apart, so that tokens kept in one step know little of each other
+    (Besnier et al., 2025). Places that the sequence meets again are passed over.
+    """
+    ranks = torch.full((height * width,), -1)
+    rank = index = 0
+    while rank < len(ranks):
+        index += 1
+        place = int(_radical_inverse(index, 2) * height) * width + int(_radical_inverse(index, 3) * width)
+        if ranks[place] < 0:
+            ranks[place] = rank
+            rank += 1
+    return ranks
+
+
+def _radical_inverse(index, base):
+    # the digits of `index` mirrored at the point
+    value, share = 0.0, 1.0
+    while index:
+        share /= base
+        value += share * (index % base)
+        index //= base
+    return value
+
+
+def by_confidence(scores, chance, time):
+    """The surest guesses first, with chance that dies away (MaskGIT, 3.2): keys `(B, N)`, the highest kept first."""
+    return scores + RESTLESSNESS * (1 - time) * chance
+
+
+def by_halton(height, width):
+    """An order function like `by_confidence` that follows the Halton sequence instead."""
+    ranks = halton_order(height, width)
+
+    def order(scores, chance, time):
+        return -ranks.to(scores).expand_as(scores)
+
+    return order
+
+
+class Chance:
+    """Gumbel noise of a batch: each picture's from its own seed alone, whatever the batch and the device.
+
+    With `strength` > 0 that share of the places, spread by the Halton sequence, draws from the variation
+    seeds instead: 0 is the picture of `seeds`, 1 that of `variation_seeds`.
+    """
+
+    def __init__(self, seeds, height, width, variation_seeds=None, strength=0.0):
+        self.places = height * width
+        self.generators = [tensors.generator(seed) for seed in seeds]
+        self.others = [tensors.generator(seed) for seed in variation_seeds] if strength else None
+        self.varied = halton_order(height, width) < round(strength * self.places)
+
+    def gumbel(self, channels):
+        """`(B, N, channels)` from the next numbers of the generators."""
+        noise = self._uniform(self.generators, channels)
+        if self.others:
+            noise = torch.where(self.varied[:, None], self._uniform(self.others, channels), noise)
+        return -torch.log(-torch.log(noise.clamp(1e-9, 1 - 1e-7)))
+
+    def _uniform(self, generators, channels):
+        return torch.stack([torch.rand(self.places, channels, generator=generator) for generator in generators])
+
+
+def decode(model, tokens, hidden, chance, *, steps, order=by_confidence, temperature=1.0, top_k=0, callback=None):
+    """The map `tokens (B, h, w)` with the places of `hidden (B, h, w)` bool filled; the others never change.
+
+    `model(tokens, hidden) -> logits (B, h, w, n_embed)`. A guess is drawn from the `top_k` most likely
+    codes (0 is all) at `temperature` (0 takes the likeliest). `chance` is a `Chance` of the same
+    pictures. `callback(Step)` is called after each step.
+    """
+    counts = hidden_counts(hidden.flatten(1).sum(1).cpu(), steps).to(tokens.device)
+    for step in range(steps):
+        logits = model(tokens, hidden).float()
+        guesses, scores = _guess(logits.flatten(1, 2), chance, temperature, top_k)
+        tokens = torch.where(hidden, guesses.view_as(tokens), tokens)
+        keys = order(scores, chance.gumbel(1)[..., 0].to(scores), (step + 1) / steps)
+        keys = keys.masked_fill(~hidden.flatten(1), math.inf)
+        # what comes last in the order is hidden again
+        ranks = keys.argsort(dim=1, stable=True).argsort(dim=1)
+        hidden = (ranks < counts[step][:, None]).view_as(hidden)
+        if callback:
+            callback(Step(step + 1, steps, tokens, hidden))
+    return tokens
+
+
+def _guess(logits, chance, temperature, top_k):
+    """A code for each place `(B, N)` and the logarithm of how likely the model held it."""
+    scores = logits.log_softmax(-1)
+    draw = scores
+    if top_k:
+        best = draw.topk(min(top_k, draw.shape[-1]), dim=-1)
+        draw = torch.full_like(draw, -math.inf).scatter(-1, best.indices, best.values)
+    # The highest of logits and Gumbel noise is a sample of their softmax.
+    guesses = (draw + temperature * chance.gumbel(draw.shape[-1]).to(draw)).argmax(-1)
+    return guesses, scores.gather(-1, guesses[..., None])[..., 0]
+
+
+def guided(model, cond, uncond, cfg_scale):
+    """A `model(tokens, hidden) -> logits` that leans away from `uncond` towards `cond`; `cfg_scale` 1 is off.
+
+    Classifier-free guidance on logits (Chang et al., 2023, section 2.7). `cond` and `uncond` hold the
+    model's extra arguments, tensors batched like the tokens.
+    """
+
+    def logits(tokens, hidden):
+        if cfg_scale == 1:
+            return model(tokens, hidden, **cond)
+        both = {name: torch.cat([cond[name], uncond[name]]) for name in cond}
+        positive, negative = model(torch.cat([tokens, tokens]), torch.cat([hidden, hidden]), **both).chunk(2)
+        return negative + cfg_scale * (positive - negative)
+
+    return logits
