@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageDraw
 
 from engines import catalog, metrics, pictures, requests, tensors
@@ -16,6 +17,7 @@ from engines.runtime import choose_device
 from engines.tasks.generate import generate
 from engines.text.captions import compose
 from engines.training import data
+from engines.vqgan import decoding
 from engines.vqgan.quantizer import usage
 
 STYLES = tuple(requests.STYLES)
@@ -32,12 +34,11 @@ def evaluate(name, folder, out, home=None, device="auto", say=print):
     """
     row = catalog.find(name, home=home)
     model = models.load(row.path).to(choose_device(device))
-    measure = {"vqgan": _vqgan, "latent-diffusion": _diffusion}.get(row.family)
-    if measure is None:
-        raise BadRequest(f"There is no evaluation for {row.family} models; there is for vqgan and latent-diffusion.")
+    if row.family not in MEASURES:
+        raise BadRequest(f"There is no evaluation for {row.family} models; there is for {', '.join(MEASURES)}.")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    figures, body = measure(model, Path(folder), out, say)
+    figures, body = MEASURES[row.family](model, Path(folder), out, say)
     head = "\n".join(f"| {key} | {value} |" for key, value in row.card.items() if value)
     digest = files.sha256(row.path)
     head = f"# {row.id}\n\n| | |\n|---|---|\n| family | {row.family} |\n{head}\n| SHA-256 | `{digest}` |\n\n"
@@ -120,10 +121,10 @@ def _jpeg(image, bits_per_pixel):
     return Image.open(best[0]).convert("RGB"), best[1]
 
 
-# ---------------------------------------------------------------- latent diffusion
+# ---------------------------------------------------------------- models that draw
 
 
-def _diffusion(model, folder, out, say):
+def _drawer(model, folder, out, say):
     size = model.config.size
     examples = data.load(folder, size)
     icons = sorted((e for e in examples if e.text and e.style), key=lambda e: hashlib.sha256(e.name.encode()).digest())
@@ -158,21 +159,22 @@ def _diffusion(model, folder, out, say):
     _labelled(rows, [compose(e.text, e.style) for e in chosen[::5]], out / "nearest.png", columns=2)
 
     say("loss on pictures seen and held out")
+    loss, meaning = LOSSES[model.family]
     losses = {
-        name: _loss(model, [e for e in icons if e.held_out is held_out][:256])
+        name: loss(model, [e for e in icons if e.held_out is held_out][:256])
         for name, held_out in (("seen", False), ("held out", True))
     }
     figures = {"prompts": len(chosen), "held_out_prompts": sum(e.held_out for e in chosen), "loss": losses}
     body = (
         "## Pictures, as they come\n\n"
         "The ten captions of each style whose file names have the smallest SHA-256, "
-        f"{figures['held_out_prompts']} of them held out from the training; seeds 0 to {SEEDS - 1}, DPM++ 2M, "
-        f"{STEPS} steps, guidance {CFG_SCALE}; nothing was chosen.\n\n"
+        f"{figures['held_out_prompts']} of them held out from the training; seeds 0 to {SEEDS - 1}, "
+        f"{STEPS} steps, guidance {CFG_SCALE}, all else by default; nothing was chosen.\n\n"
         "![Prompts](prompts.png)\n\nThe style word, one seed:\n\n![Styles](styles.png)\n\n"
         "English and Chinese, seeds 0 and 1 each:\n\n![Chinese](chinese.png)\n\n"
         "Drawn, and beside it the three nearest training pictures by colour on a grid of 16x16:\n\n"
         "![Nearest](nearest.png)\n\n"
-        "## Loss\n\nMean squared error of the predicted velocity at 16 even times, on white, "
+        f"## Loss\n\n{meaning} at 16 even times, on white: "
         f"{losses['seen']:.4f} on training pictures and {losses['held out']:.4f} on held-out ones (256 each).\n"
     )
     return figures, body
@@ -187,24 +189,52 @@ def _draw(model, prompt, count):
 
 
 @torch.no_grad()
-def _loss(model, examples, times=16):
-    device, denoiser, total = model.latent_mean.device, model.denoiser(), []
-    for first in range(0, len(examples), 32):
-        part = examples[first : first + 32]
-        pixels = np.stack([_middle(e.pixels, model.config.size) for e in part])
-        x = tensors.from_bytes(torch.from_numpy(pixels)).to(device)
-        x0 = model.encode(x)
-        extra = model.words([compose(e.text, e.style) for e in part])
+def _velocity_loss(model, examples, times=16):
+    denoiser, total = model.denoiser(), []
+    for first, x0, words in _batches(model, examples):
         if model.inpaints:
-            extra["concat"] = model.nothing_around(len(part), *x.shape[-2:])
+            words["concat"] = model.nothing_around(len(x0), model.config.size, model.config.size)
         for i, share in enumerate(np.linspace(0.05, 0.95, times)):
-            sigma = model.noise.sigma(model.noise.time(torch.full((len(part),), float(share), device=device)))
-            n = tensors.noise(range(1000 * i + first, 1000 * i + first + len(part)), x0.shape[1:]).to(device)
-            denoised = denoiser(x0 + sigma.view(-1, 1, 1, 1) * n, sigma, **extra)
+            sigma = model.noise.sigma(model.noise.time(torch.full((len(x0),), float(share), device=model.device)))
+            n = tensors.noise(_numbers(i, first, x0), x0.shape[1:]).to(model.device)
+            denoised = denoiser(x0 + sigma.view(-1, 1, 1, 1) * n, sigma, **words)
             # a velocity n - x0 is wrong by (denoised - x0) / t where t = sigma / (1 + sigma)
             error = (denoised - x0) * ((1 + sigma) / sigma).view(-1, 1, 1, 1)
             total.append(error.square().mean().item())
     return float(np.mean(total))
+
+
+@torch.no_grad()
+def _token_loss(model, examples, times=16):
+    total = []
+    for first, tokens, words in _batches(model, examples):
+        for i, share in enumerate(np.linspace(0.05, 0.95, times)):
+            places = tensors.noise(_numbers(i, first, tokens), (tokens[0].numel(),))
+            hidden = decoding.hide(places, [share] * len(tokens)).view_as(tokens).to(model.device)
+            logits = model.transformer(tokens, hidden, **words)
+            total.append(F.cross_entropy(logits[hidden], tokens[hidden]).item())
+    return float(np.mean(total))
+
+
+def _batches(model, examples, size=32):
+    """The number of its first example, the model's encoding and the words of each batch."""
+    for first in range(0, len(examples), size):
+        part = examples[first : first + size]
+        pixels = np.stack([_middle(e.pixels, model.config.size) for e in part])
+        x = tensors.from_bytes(torch.from_numpy(pixels)).to(model.device)
+        yield first, model.encode(x), model.words([compose(e.text, e.style) for e in part])
+
+
+def _numbers(time, first, rows):
+    # a seed for each time and example
+    return range(1000 * time + first, 1000 * time + first + len(rows))
+
+
+LOSSES = {
+    "latent-diffusion": (_velocity_loss, "Mean squared error of the predicted velocity"),
+    "token-transformer": (_token_loss, "Cross-entropy of the hidden tokens"),
+}
+MEASURES = {"vqgan": _vqgan, "latent-diffusion": _drawer, "token-transformer": _drawer}
 
 
 def _labelled(rows, labels, path, columns):

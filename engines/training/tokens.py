@@ -80,10 +80,9 @@ class TokenTrainer:
         return model
 
     def loss(self, rows, captions, times, places):
-        """Cross-entropy of the hidden tokens, the share hidden at `times` being the lowest of `places (B, N)`."""
+        """Cross-entropy of the tokens that `decoding.hide` hides."""
         tokens = torch.stack([row.latents for row in rows]).to(self.device)
-        counts = torch.tensor([max(1, round(decoding.hidden_share(time) * places.shape[1])) for time in times])
-        hidden = (places.argsort(1).argsort(1) < counts[:, None]).view_as(tokens).to(self.device)
+        hidden = decoding.hide(places, times).view_as(tokens).to(self.device)
         with autocast(self.device):
             logits = self.model.transformer(tokens, hidden, **self.model.words(captions))
         smoothing = self.recipe.smoothing if self.model.training else 0.0

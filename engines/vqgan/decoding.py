@@ -35,6 +35,15 @@ def hidden_counts(totals, steps):
     return (shares[:, None] * totals[None].double()).floor().long()
 
 
+def hide(places, times):
+    """Which tokens a batch hides in training `(B, N)` bool: the lowest of `places (B, N)`, at least one.
+
+    How many is the share at the picture's time, of `times (B,)` in [0, 1].
+    """
+    counts = [max(1, round(hidden_share(time) * places.shape[1])) for time in times]
+    return places.argsort(1).argsort(1) < torch.tensor(counts)[:, None]
+
+
 def halton_order(height, width):
     """The rank of each place `(height * width,)` int64 in the two-dimensional Halton sequence of bases 2 and 3.
 

@@ -16,6 +16,7 @@ from engines.vqgan.decoding import (
     halton_order,
     hidden_counts,
     hidden_share,
+    hide,
 )  # fmt: skip
 
 N_EMBED = 12
@@ -88,6 +89,14 @@ def test_the_schedule_is_the_cosine_of_the_paper():
         [1, math.sqrt(3) / 2, math.sqrt(0.5), 0.5]
     )
     assert hidden_counts(torch.tensor([256, 10, 0]), 3).tolist() == [[221, 8, 0], [128, 5, 0], [0, 0, 0]]
+
+
+def test_training_hides_by_the_same_schedule():
+    places = torch.rand(3, 24, generator=torch.Generator().manual_seed(0))
+    hidden = hide(places, [0.0, 2 / 3, 1.0])
+    assert hidden.sum(1).tolist() == [24, 12, 1]  # at least one, or there would be nothing to learn
+    for row, places_of_row in zip(hidden[1:], places[1:], strict=True):
+        assert places_of_row[row].max() < places_of_row[~row].min()
 
 
 def test_guesses_are_samples_of_the_model():

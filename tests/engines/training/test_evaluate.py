@@ -1,0 +1,88 @@
+"""Cards: what they measure against answers that are known, and that they say it."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from engines.checkpoints import files, models
+from engines.errors import BadRequest
+from engines.training import evaluate
+from tests import tiny
+
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    with open(folder / "metadata.jsonl", "w", encoding="utf-8") as table:
+        for example in tiny.examples(size=SIZE):
+            Image.fromarray(example.pixels).save(folder / example.name)
+            row = {"file_name": example.name, "text": example.text, "text_zh": example.text_zh, "style": example.style}
+            table.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return folder
+
+
+def drawer(make):
+    model = make()
+    model.config = dataclasses.replace(model.config, size=SIZE)
+    return model
+
+
+@pytest.mark.parametrize("make", [tiny.latent_diffusion, tiny.token_generator], ids=["diffusion", "tokens"])
+def test_a_card_of_a_model_that_draws(make, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "STEPS", 2)
+    monkeypatch.setattr(evaluate, "STYLE_WORDS", ("red disc",))
+    path = tmp_path / "painter.safetensors"
+    models.save(path, drawer(make), {"licence": "MIT"})
+    (tmp_path / "card").mkdir()
+    (tmp_path / "card" / "about.md").write_text("What nobody measures.", encoding="utf-8")
+    figures = evaluate.evaluate(str(path), folder, tmp_path / "card", say=lambda text: None)
+    assert figures["prompts"] == 10 and figures["held_out_prompts"] <= 10
+    card = (tmp_path / "card" / "card.md").read_text(encoding="utf-8")
+    assert card.startswith("# painter") and "| licence | MIT |" in card and files.sha256(path) in card
+    assert "What nobody measures." in card and f"{figures['loss']['seen']:.4f} on training pictures" in card
+    for name in ("prompts", "styles", "chinese", "nearest"):
+        assert f"({name}.png)" in card
+        assert len(Image.open(tmp_path / "card" / f"{name}.png").convert("RGB").getcolors(1 << 20)) > 2
+
+
+def test_a_card_of_a_vqgan(folder, tmp_path):
+    path = tmp_path / "mirror.safetensors"
+    models.save(path, tiny.vqgan(), {})
+    figures = evaluate.evaluate(str(path), folder, tmp_path / "card", say=lambda text: None)
+    held_out = sum(example.held_out for example in tiny.examples())
+    assert sum(row["pictures"] for row in figures.values()) == held_out
+    assert figures["icons"]["bits_per_pixel"] == pytest.approx(math.log2(64) / 16)  # 64 codes, one for 4x4 pixels
+    assert f"{figures['icons']['psnr']:.2f} dB" in (tmp_path / "card" / "card.md").read_text(encoding="utf-8")
+
+
+def test_there_is_no_card_of_a_text_encoder(folder, tmp_path):
+    models.save(tmp_path / "words.safetensors", tiny.clip_trainer().model, {})
+    with pytest.raises(BadRequest, match="no evaluation for clip"):
+        evaluate.evaluate(str(tmp_path / "words.safetensors"), folder, tmp_path / "card")
+
+
+def icons():
+    return [example for example in tiny.examples(size=SIZE) if example.style]
+
+
+def test_the_velocity_loss_of_a_denoiser_that_sees_nothing(monkeypatch):
+    """It says 0 whatever it is shown, so its velocity is wrong by x0 / t at each time t."""
+    model = drawer(tiny.latent_diffusion)
+    monkeypatch.setattr(model, "denoiser", lambda: lambda x, sigma, **words: torch.zeros_like(x))
+    x0 = torch.cat([x0 for _, x0, _ in evaluate._batches(model, icons())])
+    sigmas = [model.noise.sigma(model.noise.time(torch.tensor(t))).item() for t in np.linspace(0.05, 0.95, 16)]
+    expected = np.mean([x0.square().mean().item() * ((1 + s) / s) ** 2 for s in sigmas])
+    assert evaluate._velocity_loss(model, icons()) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_token_loss_of_a_transformer_that_knows_nothing(monkeypatch):
+    model = drawer(tiny.token_generator)
+    monkeypatch.setattr(model.transformer, "forward", lambda tokens, hidden, context: torch.zeros(*tokens.shape, 64))
+    assert evaluate._token_loss(model, icons()) == pytest.approx(math.log(64), rel=1e-5)
