@@ -8,7 +8,7 @@ import json
 import torch
 
 from engines import catalog, requests
-from engines.checkpoints import files, models
+from engines.checkpoints import models
 from engines.errors import AtelierError
 from engines.runtime import choose_device
 from engines.tasks.generate import alone, generate
@@ -30,7 +30,7 @@ class Engine:
         """The result of `request`. Raises `AtelierError` with a sentence, or `Cancelled` from `on_progress`."""
         task, function = TASKS[type(request)]
         row = catalog.find(request.model, task, self.home)
-        model, sha256 = self._load(row.path)
+        model = self._load(row.path)
         request = dataclasses.replace(request, model=row.id)
         try:
             result = function(request, model, on_progress)
@@ -39,12 +39,12 @@ class Engine:
         finally:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-        return self._recorded(result, request, sha256)
+        return self._recorded(result, request, model.sha256)
 
     def _load(self, path):
         key = path, path.stat().st_mtime_ns
         if key not in self._loaded:
-            self._loaded[key] = models.load(path).to(self.device), files.sha256(path)
+            self._loaded[key] = models.load(path).to(self.device)
             if len(self._loaded) > KEPT:
                 self._loaded.popitem(last=False)
         self._loaded.move_to_end(key)

@@ -133,16 +133,19 @@ class GenerateRequest:
 
 @dataclass(frozen=True)
 class ReconstructRequest:
-    """A picture through an autoencoder and back."""
+    """A picture through an autoencoder and back, or its saved tokens alone back to a picture."""
 
     model: str = _free("", "which VQGAN reads and redraws the picture")
     image: bytes = _free(b"", "the picture, as PNG")
+    tokens: bytes = _free(b"", "instead of a picture its tokens, as an .npz that was saved here")
     max_side: int = _number(512, 64, 2048, 32, "a larger picture is first reduced to this longer side, in pixels")
 
     def __post_init__(self):
         _check(self)
-        if not self.image:
+        if not self.image and not self.tokens:
             raise BadRequest("There is no picture to reconstruct: choose one first.")
+        if self.image and self.tokens:
+            raise BadRequest("There are a picture and tokens; give one of them.")
 
 
 TASKS = {"generate": GenerateRequest, "reconstruct": ReconstructRequest}
@@ -179,20 +182,22 @@ class GenerateResult:
 class ReconstructResult:
     """A picture and what a VQGAN makes of it.
 
-    `indices` are the `(h, w)` int tokens; `token_map` shows them in colours at the size of the
-    picture; `psnr` is in dB, `bits_per_pixel` counts `log2(n_embed)` bits a token, `perplexity`
-    is the effective number of codes in use. A KL autoencoder has no tokens: their fields are None.
+    `indices` are the `(h, w)` int tokens and `tokens` the file of them; `token_map` shows them in
+    colours at the size of the picture; `psnr` is in dB, `bits_per_pixel` counts `log2(n_embed)` bits a
+    token, `perplexity` is the effective number of codes in use. A KL autoencoder has no tokens: their
+    fields are None. What was made from tokens alone has no `source` and nothing that compares with one.
     """
 
-    source: Image.Image
     reconstruction: Image.Image
-    difference: Image.Image
-    psnr: float
-    ssim: float
     seconds: float
+    source: Image.Image | None = None
+    difference: Image.Image | None = None
+    psnr: float | None = None
+    ssim: float | None = None
     record: dict | None = None
     token_map: Image.Image | None = None
     indices: np.ndarray | None = None
+    tokens: bytes | None = None
     bits_per_pixel: float | None = None
     codes_used: int | None = None
     n_embed: int | None = None
@@ -227,9 +232,10 @@ def from_json(text):
     extra = sorted(set(values) - known)
     if extra:
         raise BadRequest(f"These settings name fields that this version does not know: {', '.join(extra[:3])}.")
-    if isinstance(values.get("image"), str):
-        try:
-            values["image"] = base64.b64decode(values["image"], validate=True)
-        except ValueError as error:
-            raise BadRequest("The picture in these settings is damaged; choose it again.") from error
+    for item in dataclasses.fields(kind):
+        if item.type in (bytes, bytes | None) and isinstance(values.get(item.name), str):
+            try:
+                values[item.name] = base64.b64decode(values[item.name], validate=True)
+            except ValueError as error:
+                raise BadRequest("The picture in these settings is damaged; choose it again.") from error
     return kind(**values)

@@ -78,8 +78,9 @@ def _parser():
         _add_control(generate, requests.GenerateRequest, name)
 
     reconstruct = command("reconstruct", _reconstruct, "A picture through a VQGAN and back.")
-    reconstruct.add_argument("image", help="the picture; - reads standard input")
+    reconstruct.add_argument("image", help="the picture, or its tokens as .npz; - reads a picture from standard input")
     reconstruct.add_argument("--out", required=True, help="the PNG to write; - writes standard output")
+    reconstruct.add_argument("--save-tokens", type=Path, help="write the picture as tokens, too: an .npz to open again")
     for name in ("model", "max_side"):
         _add_control(reconstruct, requests.ReconstructRequest, name)
 
@@ -157,16 +158,24 @@ def _default(name):
 
 
 def _reconstruct(arguments):
-    request = _asked(arguments, requests.ReconstructRequest, image=_picture(arguments.image, arguments.max_side))
+    if arguments.image.lower().endswith(".npz"):
+        source = {"image": b"", "tokens": _bytes(arguments.image)}
+    else:
+        source = {"image": _picture(arguments.image, arguments.max_side)}
+    request = _asked(arguments, requests.ReconstructRequest, **source)
     result = _engine(arguments).run(request, _progress)
+    if arguments.save_tokens:
+        if result.tokens is None:
+            raise BadRequest("This model has no tokens to write; choose a VQGAN.")
+        arguments.save_tokens.write_bytes(result.tokens)
     if arguments.out == "-":
         sys.stdout.buffer.write(images.png_bytes(result.reconstruction))
         return None
     images.write_png(Path(arguments.out), result.reconstruction, result.record)
-    of_tokens = "" if result.bits_per_pixel is None else (
-        f", {result.bits_per_pixel:.3f} bits per pixel, {result.codes_used} of {result.n_embed} codes"
-    )
-    _say(f"{arguments.out}: PSNR {result.psnr:.2f} dB, SSIM {result.ssim:.3f}{of_tokens}")
+    facts = [] if result.psnr is None else [f"PSNR {result.psnr:.2f} dB", f"SSIM {result.ssim:.3f}"]
+    if result.bits_per_pixel is not None:
+        facts += [f"{result.bits_per_pixel:.3f} bits per pixel", f"{result.codes_used} of {result.n_embed} codes"]
+    _say(f"{arguments.out}: {', '.join(facts)}")
     return {
         "pictures": [{"path": arguments.out, "seed": None, "seconds": result.seconds}],
         "psnr": result.psnr,
@@ -297,6 +306,13 @@ def _engine(arguments):
     from engines.engine import Engine
 
     return Engine(_home(arguments), arguments.device)
+
+
+def _bytes(name):
+    try:
+        return Path(name).read_bytes()
+    except OSError as error:
+        raise BadRequest(f"{name} cannot be opened; check that the file is there and readable.") from error
 
 
 def _picture(name, max_side):

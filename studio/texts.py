@@ -39,7 +39,13 @@ TABLE = {
     "picture": ("Picture", "图片"),
     "side_by_side": ("Picture | reconstruction", "原图 | 重建"),
     "difference": ("Difference, four times amplified", "差异（放大四倍）"),
-    "tokens": ("Tokens: a colour a code", "词元：每个编码一种颜色"),
+    "token_map": ("Tokens: a colour a code", "词元：每个编码一种颜色"),
+    "save_tokens": ("Save as tokens", "存为词元"),
+    "open_tokens": ("Open tokens", "打开词元"),
+    "tokens.help": (
+        "A picture as its tokens alone is a small file; this studio draws it again with the same model.",
+        "只存词元的图片文件很小；用同一个模型可以在这里重新画出。",
+    ),
     "empty": ("Write what you want to see and press Generate.", "写下想看到的画面，然后点“生成”。"),
     "empty_reconstruct": (
         "Choose a PNG, JPEG or WebP: it is read as tokens from a codebook and drawn again from them.",

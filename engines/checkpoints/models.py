@@ -67,7 +67,9 @@ def _describe(model):
 
 
 def load(path):
-    """The model in a file, in float32, ready to be used; nets are built without memory until the file fits.
+    """The model in a file, in float32, ready to be used, with the hash of the file as its `sha256`.
+
+    Nets are built without memory until the file fits.
 
     Raises `BadCheckpoint` for a file of no known family, and for one whose weights do not fit.
     """
@@ -84,4 +86,5 @@ def load(path):
     weights = files.load(path, shapes)
     model = FAMILIES[family](metadata["config"])
     model.load_state_dict(weights)
+    model.sha256 = files.sha256(path)
     return model.eval().requires_grad_(False)

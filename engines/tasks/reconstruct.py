@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from engines import metrics, pictures, tensors
-from engines.errors import AtelierError, BadPicture
+from engines.checkpoints import tokens as token_files
+from engines.errors import AtelierError, BadPicture, BadRequest
 from engines.requests import Progress, ReconstructResult
 from engines.vqgan.quantizer import usage
 
@@ -18,40 +19,69 @@ DIFFERENCE_GAIN = 4  # a quarter of the full range is shown white
 
 @torch.no_grad()
 def reconstruct(request, model, on_progress=None):
-    """What a `VQGAN` or `KLAutoencoder` makes of the picture of a `ReconstructRequest`."""
+    """What a `VQGAN` or `KLAutoencoder` makes of the picture, or the saved tokens, of a `ReconstructRequest`.
+
+    Saved tokens must be of this very model: `model.sha256` is the hash of its file.
+    """
     started = time.monotonic()
-    source = _reduced(pictures.from_png(request.image), request.max_side)
-    if min(source.size) < 16:
-        raise BadPicture(f"The picture is {source.width}x{source.height} pixels; it needs at least 16 on each side.")
-    x = tensors.from_image(source)
-    padded = tensors.pad_to_multiple(x, model.config.factor).to(next(model.parameters()).device)
-    latents = model.encode(padded)
-    tokens = model.quantize(latents).indices if model.family == "vqgan" else None
-    y = model.decode(latents)[..., : source.height, : source.width].cpu()
+    device = next(model.parameters()).device
+    source = x = tokens = None
+    if request.tokens:
+        tokens, size = _opened(request.tokens, model)
+        latents = model.quantize.lookup(tokens.to(device))
+    else:
+        source = _reduced(pictures.from_png(request.image), request.max_side)
+        size = source.size
+        if min(size) < 16:
+            raise BadPicture(f"The picture is {size[0]}x{size[1]} pixels; it needs at least 16 on each side.")
+        x = tensors.from_image(source)
+        latents = model.encode(tensors.pad_to_multiple(x, model.config.factor).to(device))
+        if model.family == "vqgan":
+            tokens = model.quantize(latents).indices
+    y = model.decode(latents)[..., : size[1], : size[0]].cpu()
     if not torch.isfinite(y).all():
         raise AtelierError("The reconstruction came out without numbers; this model's weights are not sound.")
-    y = tensors.from_image(tensors.to_images(y)[0])  # measured as it is saved, in 8 bits
+    image = tensors.to_images(y)[0]
     if on_progress:
         on_progress(Progress(1, 1))
-    of_tokens = {} if tokens is None else _of_tokens(tokens[0].cpu(), model, source)
     return ReconstructResult(
-        source=source,
-        reconstruction=tensors.to_images(y)[0],
-        difference=_difference(x, y),
-        psnr=metrics.psnr(x, y),
-        ssim=metrics.ssim(x, y),
+        reconstruction=image,
         seconds=time.monotonic() - started,
-        **of_tokens,
+        **({} if x is None else _compared(source, x, tensors.from_image(image))),  # as it is saved, in 8 bits
+        **({} if tokens is None else _of_tokens(tokens[0].cpu(), model, size)),
     )
 
 
-def _of_tokens(indices, model, source):
+def _opened(data, model):
+    """The tokens `(1, h, w)` in a file and the size of their picture."""
+    if model.family != "vqgan":
+        raise BadRequest("These are tokens, and this model has none; choose the VQGAN that they were made with.")
+    saved = token_files.from_bytes(data)
+    if saved.model != model.sha256:
+        raise BadRequest(
+            f"These tokens are of another model, whose file begins with {saved.model[:8]} in SHA-256; "
+            "choose the one that they were made with."
+        )
+    height, width = saved.indices.shape
+    factor = model.config.factor
+    fits = saved.size[0] <= width * factor and saved.size[1] <= height * factor
+    if saved.indices.max() >= model.codebook_config.n_embed or not fits:
+        raise BadPicture("The tokens in this file contradict its model or its size; it is damaged.")
+    return torch.from_numpy(saved.indices)[None], saved.size
+
+
+def _compared(source, x, y):
+    return {"source": source, "difference": _difference(x, y), "psnr": metrics.psnr(x, y), "ssim": metrics.ssim(x, y)}
+
+
+def _of_tokens(indices, model, size):
     n_embed = model.codebook_config.n_embed
     used, perplexity = usage(indices, n_embed)
     return {
         "indices": indices.numpy(),
-        "token_map": token_map(indices.numpy(), model.config.factor, source.size),
-        "bits_per_pixel": indices.numel() * math.log2(n_embed) / (source.width * source.height),
+        "tokens": token_files.to_bytes(token_files.Tokens(indices.numpy(), size, model.sha256)),
+        "token_map": token_map(indices.numpy(), model.config.factor, size),
+        "bits_per_pixel": indices.numel() * math.log2(n_embed) / (size[0] * size[1]),
         "codes_used": used,
         "n_embed": n_embed,
         "perplexity": perplexity,

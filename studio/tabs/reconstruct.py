@@ -1,5 +1,8 @@
 """The Reconstruct tab: a picture through a VQGAN and back, with its tokens."""
 
+import os
+import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import gradio as gr
@@ -26,6 +29,10 @@ def draw(studio):
             with gr.Row(elem_classes="actions"):
                 run = gr.Button(t("reconstruct"), variant="primary", elem_id="reconstruct-run", elem_classes="run")
                 stop = gr.Button(t("stop"), interactive=False, elem_id="reconstruct-stop")
+            with gr.Row(elem_classes="actions"):
+                save = gr.DownloadButton(t("save_tokens"), size="sm", elem_id="reconstruct-save", interactive=False)
+                reopen = gr.UploadButton(t("open_tokens"), file_types=[".npz"], size="sm", elem_id="reconstruct-tokens")
+            gr.Markdown(t("tokens.help"), elem_classes="hint")
         with gr.Column(elem_classes="result"):
             line = gr.HTML(elem_id="reconstruct-status", elem_classes="line")
             gr.Markdown(t("empty_stage"), elem_id="reconstruct-empty", elem_classes=["hint", "empty"])
@@ -37,21 +44,21 @@ def draw(studio):
             gr.Markdown(t("side_by_side"), elem_classes="hint")
             with gr.Row():
                 with gr.Column(min_width=160):
-                    difference = _map("difference")
+                    difference = _map("difference", "difference")
                 with gr.Column(min_width=160):
-                    tokens = _map("tokens")
+                    tokens = _map("token-map", "token_map")
     return SimpleNamespace(
         fields={"model": model, "max_side": max_side}, image=image, run=run, stop=stop, line=line, figures=figures,
-        slider=slider, difference=difference, tokens=tokens,
+        slider=slider, difference=difference, tokens=tokens, save=save, reopen=reopen,
     )  # fmt: skip
 
 
-def _map(name):
+def _map(name, caption):
     image = gr.Image(
         show_label=False, format="png", interactive=False, elem_id=f"reconstruct-{name}", elem_classes=["stage", "map"],
         buttons=["download", "fullscreen"],
     )  # fmt: skip
-    gr.Markdown(t(name), elem_classes="hint")
+    gr.Markdown(t(caption), elem_classes="hint")
     return image
 
 
@@ -60,7 +67,9 @@ def wire(studio, parts, parts_of, tabs, demo):
     asked = parts.fields | {"image": parts.image}
     # Outside of the tab: a browser reads what it remembers only where it is drawn, and a tab is drawn when visited.
     job = gr.BrowserState("", storage_key="atelier-reconstruct-job", secret="atelier")
-    shown = [parts.line, parts.figures, parts.slider, parts.difference, parts.tokens, parts.run, parts.stop]
+    shown = [
+        parts.line, parts.figures, parts.slider, parts.difference, parts.tokens, parts.save, parts.run, parts.stop,
+    ]  # fmt: skip
 
     def submit(values, request: gr.Request):
         given = named(asked, values)
@@ -68,6 +77,9 @@ def wire(studio, parts, parts_of, tabs, demo):
             raise BadPicture(say(request, "no_picture"))
         given["image"] = images.source_bytes(given["image"], given["max_side"])
         return studio.jobs.submit(ReconstructRequest(**given))
+
+    def reopen(path, model):
+        return studio.jobs.submit(ReconstructRequest(model=model, tokens=Path(path).read_bytes()))
 
     def follow(job, request: gr.Request):
         for state in studio.jobs.watch(job):
@@ -81,9 +93,10 @@ def wire(studio, parts, parts_of, tabs, demo):
                 result = state.result
                 update |= {
                     parts.figures: figures(result, request),
-                    parts.slider: (result.source, result.reconstruction),
+                    parts.slider: (result.source or result.reconstruction, result.reconstruction),
                     parts.difference: result.difference,
                     parts.tokens: result.token_map,
+                    parts.save: gr.DownloadButton(value=_file(result.tokens), interactive=result.tokens is not None),
                 }
             yield update
 
@@ -102,13 +115,25 @@ def wire(studio, parts, parts_of, tabs, demo):
         show_progress="hidden",
         api_visibility="private",
     ).success(guard(follow), **follower, api_visibility="private")
+    parts.reopen.upload(
+        guard(reopen), [parts.reopen, parts.fields["model"]], job, show_progress="hidden", api_visibility="private"
+    ).success(guard(follow), **follower, api_visibility="private")
     demo.load(guard(follow_remembered), **follower, api_visibility="private")
     parts.stop.click(guard(lambda job: studio.jobs.cancel(job)), job, None, api_visibility="private")
 
 
+def _file(tokens):
+    """Where the browser can fetch the tokens: a file among gradio's temporary ones, which it tidies up."""
+    if tokens is None:
+        return None
+    path = Path(tempfile.mkdtemp(dir=os.environ["GRADIO_TEMP_DIR"])) / "tokens.npz"
+    path.write_bytes(tokens)
+    return str(path)
+
+
 def figures(result, request):
     """The measures of a reconstruction as a row of HTML."""
-    rows = [("psnr", f"{result.psnr:.2f} dB"), ("ssim", f"{result.ssim:.3f}")]
+    rows = [] if result.psnr is None else [("psnr", f"{result.psnr:.2f} dB"), ("ssim", f"{result.ssim:.3f}")]
     if result.indices is not None:
         high, wide = result.indices.shape
         rows += [

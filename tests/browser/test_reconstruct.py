@@ -23,6 +23,12 @@ def choose(artist, path):
     expect(artist.find("#reconstruct-image").get_by_label("Remove Image")).to_be_visible()
 
 
+def open_tokens(artist, path):
+    with artist.page.expect_file_chooser() as chooser:
+        artist.find("#reconstruct-tokens").click()
+    chooser.value.set_files(path)
+
+
 def size_of(image):
     return image.evaluate("async image => { await image.decode(); return [image.naturalWidth, image.naturalHeight] }")
 
@@ -39,7 +45,7 @@ def test_a_picture_is_reconstructed_beside_its_tokens(artist, drawing):
     assert float(figures["bits per pixel"]) == pytest.approx(wide * high * math.log2(n_embed) / (160 * 96), abs=6e-4)
     assert float(figures["PSNR"].removesuffix(" dB")) > 15  # a plain white picture gets 11
     assert 0 < float(figures["SSIM"]) <= 1
-    for part in ("tokens", "difference"):
+    for part in ("token-map", "difference"):
         assert size_of(artist.find(f"#reconstruct-{part} img")) == [160, 96]
     expect(artist.find("#reconstruct-slider img")).to_have_count(2)
 
@@ -68,3 +74,26 @@ def test_no_picture_and_a_broken_one_get_a_sentence_and_the_next_works(artist, d
     artist.find("#reconstruct-image").get_by_label("Remove Image").click()
     choose(artist, drawing)
     assert artist.reconstruct()["SSIM"]
+
+
+def test_tokens_are_saved_and_opened_again(artist, drawing, tmp_path):
+    artist.tab("Reconstruct")
+    choose(artist, drawing)
+    figures = artist.reconstruct()
+    with artist.page.expect_download() as download:
+        artist.find("#reconstruct-save").click()
+    download.value.save_as(tmp_path / "tokens.npz")
+    assert (tmp_path / "tokens.npz").stat().st_size < 2000
+    artist.page.reload()
+    artist.tab("Reconstruct")
+    artist.figures()
+    open_tokens(artist, tmp_path / "tokens.npz")
+    cells = artist.find("#reconstruct-figures .figures > div")
+    expect(cells).to_have_count(4)  # without an original there is nothing to compare with
+    found = dict(reversed(text.split("\n")) for text in cells.all_inner_texts())
+    assert found == {name: value for name, value in figures.items() if name in found}
+    expect(artist.find("#reconstruct-difference img")).to_have_count(0)
+    assert size_of(artist.find("#reconstruct-token-map img")) == [160, 96]
+    (tmp_path / "broken.npz").write_bytes(drawing.read_bytes())
+    open_tokens(artist, tmp_path / "broken.npz")
+    expect(artist.find("#reconstruct-status .failed")).to_contain_text("no tokens that can be read")

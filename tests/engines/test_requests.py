@@ -141,7 +141,7 @@ def test_a_request_comes_back_from_json(made):
 
 def test_json_is_plain_names_and_base64():
     values = json.loads(requests.to_json(request("reconstruct", image=b"\x00\xff")))
-    assert values == {"task": "reconstruct", "model": "", "image": "AP8=", "max_side": 512}
+    assert values == {"task": "reconstruct", "model": "", "image": "AP8=", "tokens": "", "max_side": 512}
 
 
 def test_fields_left_out_have_their_defaults():

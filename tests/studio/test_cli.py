@@ -95,6 +95,19 @@ def test_reconstruct(capsys, home, tmp_path):
     assert found["bits_per_pixel"] == pytest.approx(100 * 6 / 1600) and found["psnr"] > 0 and found["ssim"] <= 1
 
 
+def test_a_picture_is_kept_as_tokens_and_drawn_again(capsys, home, tmp_path):
+    Image.new("RGB", (50, 60), "red").save(tmp_path / "in.png")
+    common = ["reconstruct", "--model", "mirror", "--out"]
+    words = [*common, str(tmp_path / "first.png"), "--save-tokens", str(tmp_path / "in.npz"), str(tmp_path / "in.png")]
+    assert run(capsys, home, *words)[0] == 0
+    code, found, _ = run(capsys, home, *common, str(tmp_path / "again.png"), str(tmp_path / "in.npz"))
+    assert code == 0 and found["psnr"] is None and found["bits_per_pixel"] > 0
+    first, again = (np.asarray(Image.open(tmp_path / f"{name}.png")).astype(int) for name in ("first", "again"))
+    assert np.abs(first - again).max() <= 1
+    code, _, err = run(capsys, home, *common, str(tmp_path / "no.png"), str(tmp_path / "missing.npz"))
+    assert code == 2 and "cannot be opened" in err
+
+
 def test_reconstruct_through_standard_streams(home):
     stream = io.BytesIO()
     Image.new("RGB", (32, 48), "olive").save(stream, "PNG")

@@ -77,7 +77,7 @@ def test_pictures_are_in_the_gallery_before_the_job_is_done(jobs, monkeypatch):
 def test_a_reconstruction_is_kept_as_well(jobs, worker, monkeypatch):
     def run(request, on_progress, cancelled):
         record = {"request": json.loads(requests.to_json(request))}
-        return ReconstructResult(RED, RED, RED, psnr=30.0, ssim=0.9, seconds=0.1, record=record)
+        return ReconstructResult(RED, 0.1, psnr=30.0, ssim=0.9, record=record)
 
     monkeypatch.setattr(worker, "run", run)
     final = last(jobs, jobs.submit(ReconstructRequest(image=images.png_bytes(RED))))

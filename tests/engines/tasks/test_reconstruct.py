@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from engines import tensors
-from engines.errors import BadPicture
+from engines.checkpoints.tokens import Tokens, to_bytes
+from engines.errors import BadPicture, BadRequest
 from engines.requests import ReconstructRequest
 from engines.tasks.reconstruct import reconstruct, token_map
 from tests import tiny
@@ -79,3 +80,36 @@ def test_a_code_has_one_colour_and_neighbours_have_others():
     assert image.shape == (12, 16, 3)
     assert (image[:8, :8] == image[0, 0]).all() and (image[8:, 8:] == image[0, 0]).all()
     assert (image[:8, 8:] == image[0, 8]).all() and (image[0, 0] != image[0, 8]).any()
+
+
+def test_saved_tokens_give_the_same_picture_again(picture):
+    model = tiny.vqgan()
+    first = reconstruct(ask(picture), model)
+    again = reconstruct(ReconstructRequest(tokens=first.tokens), model)
+    assert np.array_equal(np.asarray(again.token_map), np.asarray(first.token_map))
+    difference = np.asarray(again.reconstruction).astype(int) - np.asarray(first.reconstruction)
+    assert np.abs(difference).max() <= 1 and again.reconstruction.size == picture.size
+    assert again.source is again.psnr is again.difference is None
+    assert (again.codes_used, again.bits_per_pixel) == (first.codes_used, first.bits_per_pixel)
+    assert again.tokens == first.tokens
+
+
+def test_tokens_of_another_model_are_refused(picture):
+    saved = reconstruct(ask(picture), tiny.vqgan(seed=0)).tokens
+    with pytest.raises(BadRequest, match="of another model"):
+        reconstruct(ReconstructRequest(tokens=saved), tiny.vqgan(seed=1))
+    with pytest.raises(BadRequest, match="has none"):
+        reconstruct(ReconstructRequest(tokens=saved), tiny.kl())
+
+
+@pytest.mark.parametrize("fields", [{"indices": np.array([[64]])}, {"size": (5, 4)}], ids=["code", "size"])
+def test_tokens_that_do_not_fit_their_model_are_refused(fields):
+    model = tiny.vqgan()
+    saved = Tokens(**{"indices": np.array([[63]]), "size": (4, 4), "model": model.sha256} | fields)
+    with pytest.raises(BadPicture, match="contradict"):
+        reconstruct(ReconstructRequest(tokens=to_bytes(saved)), model)
+
+
+def test_a_picture_and_tokens_are_one_too_many(picture):
+    with pytest.raises(BadRequest, match="give one of them"):
+        ReconstructRequest(image=b"a", tokens=b"b")
