@@ -62,7 +62,7 @@ def read(path):
     family = metadata.get("family")
     if family not in TASKS:
         raise BadCheckpoint(f"{path.name} is no model of a known family; known are: {', '.join(TASKS)}.")
-    card = metadata.get("card") or {}
+    card = metadata.get("card", {})
     return Model(
         id=path.parent.name if path.stem == "model" else path.stem,
         family=family,

@@ -209,11 +209,14 @@ def _train(arguments):
 
     started = time.monotonic()
     command = "python app.py " + shlex.join(["train", arguments.kind, *_spelled(arguments)])
+    stopped = False
     with _signals_set() as stop:
 
         def report(row):
+            nonlocal stopped
             _training_progress(row)
             if stop.is_set():
+                stopped = True
                 raise Cancelled
 
         steps = run.train(
@@ -234,16 +237,15 @@ def _train(arguments):
             device=arguments.device,
             report=report,
         )
-        if stop.is_set():
+        if stopped:
             _say(f"\nStopped and saved after {steps} steps; the same command with --resume goes on.")
         else:
             _say(f"\n{steps} steps; the run is in {arguments.out}")
-    model = arguments.out / "model.safetensors"
     return {
         "out": str(arguments.out),
         "steps": steps,
         "seconds": time.monotonic() - started,
-        "model": str(model) if model.exists() else None,
+        "model": None if stopped else str(arguments.out / "model.safetensors"),
     }
 
 
@@ -268,7 +270,7 @@ def _signals_set():
 def _spelled(arguments):
     # the run as a stranger would repeat it: folders by their names alone
     words = ["--data", arguments.data.name, "--out", arguments.out.name, "--preset", arguments.preset]
-    for name in ("steps", "minutes", "first_stage", "text"):
+    for name in ("steps", "minutes", "first_stage", "text", "lpips"):
         if getattr(arguments, name):
             words += ["--" + name.replace("_", "-"), str(getattr(arguments, name))]
     return words + (["--from", arguments.start] if arguments.start else [])

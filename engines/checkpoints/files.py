@@ -52,8 +52,10 @@ def read_header(path):
         if not all(isinstance(text, str) for text in texts.values()):
             raise ValueError("metadata are texts")
         metadata = json.loads(texts.get("atelier", "{}"))
-        if not isinstance(metadata, dict):
-            raise ValueError("our part of the metadata is an object")
+        if not isinstance(metadata, dict) or not isinstance(metadata.get("family", ""), str):
+            raise ValueError("our part of the metadata is an object and names a family")
+        if not isinstance(metadata.get("card", {}), dict):
+            raise ValueError("a card is an object")
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise BadCheckpoint(f"{path.name} has a header that cannot be understood; copy the file again.") from error
     if 8 + length + end != size:

@@ -63,9 +63,9 @@ class CLIP(nn.Module):
         """Unit vectors `(B, width)` of latents `(B, C, h, w)` with mean 0 and spread 1."""
         return F.normalize(self.picture(x), dim=-1)
 
-    def similarity(self, texts, x):
-        """How well each text fits each picture: `(texts, pictures)`, scaled for a softmax."""
-        return self.logit_scale.exp().clamp(max=100) * self.embed_texts(texts) @ self.embed_latents(x).T
+    def similarity(self, texts, pictures):
+        """How well embedded texts fit embedded pictures: `(texts, pictures)`, scaled for a softmax."""
+        return self.logit_scale.exp().clamp(max=100) * texts @ pictures.T
 
 
 def _layer(in_channels, out_channels, stride=1):

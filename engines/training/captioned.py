@@ -13,6 +13,7 @@ from engines.text.tokenizer import Tokenizer
 from engines.training import data
 
 PHOTOGRAPH = ("a photograph", "一张照片")
+HELD_OUT = 64  # pictures, evenly taken, to watch a run by
 SHOWN = ("red heart", "pizza", "cat face", "grinning face", "house", "green apple", "automobile", "苹果")
 
 
@@ -43,33 +44,41 @@ class Variant:
     pixels: np.ndarray  # uint8 (size, size, 3)
     background: str  # its name; empty for a photograph
     is_icon: bool
-    latents: torch.Tensor | None = None  # (C, h, w), or what a trainer has made of them
+    encoded: torch.Tensor | None = None  # its latents (C, h, w), or what a trainer has made of them
 
     def caption(self):
         """All that can be said of it in English."""
-        return compose(self.example.text, self.example.style, self.background)
+        return compose(self.text(), self.example.style, self.background)
+
+    def text(self, chinese=False):
+        """What it shows; of a photograph without a caption, that it is one."""
+        example = self.example
+        if chinese and example.text_zh:
+            return example.text_zh
+        return example.text or ("" if self.is_icon else PHOTOGRAPH[chinese])
 
 
 class CaptionedLatents:
-    """The pictures of a folder that are not held out, encoded, and up to 64 of those that are.
+    """The pictures of a folder that are not held out, encoded, and some of those that are, once each.
 
     `rows` and `held_out` are lists of `Variant`. Raises `BadRequest` if every picture is held out.
     """
 
     def __init__(self, recipe, examples, first_stage, device, report=None):
         self.recipe, self.first_stage, self.device = recipe, first_stage, device
-        self.rows = self._variants(data.not_held_out(examples), report)
-        self.held_out = self._variants([example for example in examples if example.held_out][:64], None)[:64]
+        self.rows = self._variants(data.not_held_out(examples), recipe.variants, report)
+        held_out = [example for example in examples if example.held_out]
+        self.held_out = self._variants(held_out[:: max(1, len(held_out) // HELD_OUT)][:HELD_OUT], 1, None)
         icons = [i for i, row in enumerate(self.rows) if row.is_icon]
         photos = [i for i, row in enumerate(self.rows) if not row.is_icon]
         self._pools = [pool for pool in (icons, photos) if pool]
 
     @torch.no_grad()
-    def _variants(self, examples, report, chunk=32):
+    def _variants(self, examples, variants, report, chunk=32):
         """Every example encoded `variants` times, on white first, as a list of `Variant`."""
         rng = np.random.default_rng([self.recipe.seed, 1])
         rows = []
-        for example, number in itertools.product(examples, range(self.recipe.variants)):
+        for example, number in itertools.product(examples, range(variants)):
             is_icon = example.pixels.shape[2] == 4
             background = "white" if is_icon else ""
             if is_icon and number:
@@ -82,14 +91,14 @@ class CaptionedLatents:
         for first in range(0, len(rows), chunk):
             part = rows[first : first + chunk]
             latents = self.first_stage.encode(to_tensor([row.pixels for row in part], self.device)).cpu()
-            rows[first : first + chunk] = [replace(row, latents=x) for row, x in zip(part, latents, strict=True)]
+            rows[first : first + chunk] = [replace(row, encoded=x) for row, x in zip(part, latents, strict=True)]
             if report:
                 report({"encoded": first + len(part), "of": len(rows)})
         return rows
 
     def spread(self):
         """Mean of each channel and the one standard deviation of the latents."""
-        latents = torch.stack([row.latents for row in self.rows])
+        latents = torch.stack([row.encoded for row in self.rows])
         mean = latents.mean((0, 2, 3))
         return tuple(mean.tolist()), (latents - mean.view(1, -1, 1, 1)).std().item()
 
@@ -104,8 +113,8 @@ class CaptionedLatents:
         for rows in (self.rows, self.held_out):
             for first in range(0, len(rows), chunk):
                 part = rows[first : first + chunk]
-                made = function(torch.stack([row.latents for row in part]))
-                rows[first : first + chunk] = [replace(row, latents=x) for row, x in zip(part, made, strict=True)]
+                made = function(torch.stack([row.encoded for row in part]))
+                rows[first : first + chunk] = [replace(row, encoded=x) for row, x in zip(part, made, strict=True)]
 
     def vocabulary(self):
         """A tokenizer learned from the captions, and the text encoder's shape that goes with it."""
@@ -145,10 +154,8 @@ class CaptionedLatents:
         """One of the ways to say what a picture shows; now and then without style or background."""
         example = row.example
         chinese = rng.random() < self.recipe.chinese_share
-        text = example.text or ("" if row.is_icon else PHOTOGRAPH[0])
-        if chinese and (example.text_zh or not example.text):
-            text = example.text_zh or ("" if row.is_icon else PHOTOGRAPH[1])
-        elif example.aliases and rng.random() < 0.15:
+        text = row.text(chinese)
+        if not (chinese and example.text_zh) and example.aliases and rng.random() < 0.15:
             text = example.aliases[rng.integers(len(example.aliases))]
         style = example.style if rng.random() < 0.9 else ""
         said = rng.random() < (0.3 if row.background == "white" else 0.95)

@@ -11,11 +11,12 @@ from PIL import Image
 from torch import nn
 
 from engines.checkpoints import models
+from engines.errors import BadRequest
 from engines.pictures import grid
 from engines.runtime import autocast
 from engines.text.clip import CLIP, CLIPConfig
 from engines.training.captioned import CaptionedLatents, CaptionedRecipe
-from engines.training.loop import MovingAverage, load_optimizer_state, optimizer_state
+from engines.training.loop import MovingAverage, fingerprint, load_optimizer_state, optimizer_state
 from engines.training.losses import contrastive
 
 EVERY_HELD_OUT = 50  # steps between two looks at the held-out pictures
@@ -42,10 +43,12 @@ class CLIPTrainer:
         self.batch = recipe.batch
         self.first_stage = first_stage.to(self.device).eval()
         self.pictures = CaptionedLatents(recipe, examples, self.first_stage, self.device, report)
+        if len({row.text() for row in self.pictures.rows}) < 2:
+            raise BadRequest("The pictures of this folder have no captions to learn from; add a metadata.jsonl.")
         tokenizer, text = self.pictures.vocabulary()
         mean, std = self.pictures.spread()
         self.pictures.normalise(mean, std)
-        side = self.pictures.rows[0].latents.shape[-1]
+        side = self.pictures.rows[0].encoded.shape[-1]
         self.model = CLIP(CLIPConfig(text, tokenizer.to_json(), mean, std, side, recipe.ch)).to(self.device)
         self.average = MovingAverage(self.model, recipe.ema_decay)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), recipe.rate, betas=(0.9, 0.98), weight_decay=0.05)
@@ -53,11 +56,10 @@ class CLIPTrainer:
     def step(self, index, rate_share):
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.rate * rate_share
-        rows, captions, _ = self.pictures.draw(index)
-        x = torch.stack([row.latents for row in rows])
+        rows, captions = self._pairs(index)
+        x = torch.stack([row.encoded for row in rows])
         x = x + self.recipe.noise * torch.rand(len(x), 1, 1, 1) * torch.randn_like(x)
-        with autocast(self.device):
-            similarity = self.model.similarity(captions, x.to(self.device)).float()
+        similarity = self._similarity(captions, x.to(self.device))
         loss = contrastive(similarity)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -69,15 +71,27 @@ class CLIPTrainer:
             row["held-out found"] = found(self._held_out())
         return row
 
+    def _pairs(self, index):
+        """The rows and captions of one step, none twice: a twin would be a wrong answer that is right."""
+        rows, captions, _ = self.pictures.draw(index)
+        of_captions = dict(zip(reversed(captions), reversed(rows), strict=True))
+        of_rows = {id(row): (row, caption) for caption, row in of_captions.items()}
+        rows, captions = zip(*of_rows.values(), strict=True)
+        return rows, captions
+
+    def _similarity(self, captions, x):
+        # products of unit vectors, scaled up to a hundredfold, want all the bits of float32
+        with autocast(self.device):
+            texts, pictures = self.model.embed_texts(captions), self.model.embed_latents(x)
+        return self.model.similarity(texts.float(), pictures.float())
+
     @torch.no_grad()
     def _held_out(self):
         """Similarity of the held-out captions and pictures by the averaged weights."""
         rows = self.pictures.held_out
-        x = torch.stack([row.latents for row in rows]).to(self.device)
-        self.average.swap()
-        similarity = self.model.similarity([row.caption() for row in rows], x)
-        self.average.swap()
-        return similarity
+        x = torch.stack([row.encoded for row in rows]).to(self.device)
+        with self.average.swapped():
+            return self._similarity([row.caption() for row in rows], x)
 
     def samples(self):
         """Eight held-out pictures above those that their captions find; without any held out, eight that were seen."""
@@ -86,6 +100,11 @@ class CLIPTrainer:
             return grid(_images(self.pictures.rows[:8]), 8)
         best = self._held_out().argmax(1).tolist()
         return grid(_images(rows[:8]) + _images([rows[i] for i in best[:8]]), len(rows[:8]))
+
+    def fingerprint(self):
+        """What a run must keep to be continued: the shapes, the words and the autoencoder."""
+        config = self.model.config
+        return fingerprint(config.text, config.tokenizer, config.latent_size, config.ch, self.first_stage.state_dict())
 
     def state(self):
         return {
@@ -101,9 +120,8 @@ class CLIPTrainer:
 
     def export(self, path):
         """The averaged weights in float16, with configuration and card."""
-        self.average.swap()
-        models.save(path, self.model, self.card)
-        self.average.swap()
+        with self.average.swapped():
+            models.save(path, self.model, self.card)
 
 
 def found(similarity):

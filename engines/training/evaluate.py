@@ -23,6 +23,7 @@ from engines.vqgan.quantizer import usage
 STYLES = tuple(requests.STYLES)
 STEPS, CFG_SCALE = 20, 4.0
 SEEDS = 4
+SIDES = {"seen": False, "held out": True}
 STYLE_WORDS = ("red heart", "pizza", "cat face", "house", "green apple", "bus")
 
 
@@ -128,8 +129,8 @@ def _drawer(model, folder, out, say):
     size = model.config.size
     examples = data.load(folder, size)
     icons = sorted((e for e in examples if e.text and e.style), key=lambda e: hashlib.sha256(e.name.encode()).digest())
-    if not icons:
-        raise BadRequest(f"The pictures of {folder} have no captions with styles; the card is made of those.")
+    if all(e.held_out for e in icons):
+        raise BadRequest(f"No pictures of {folder} that are trained on have captions with styles; the card needs some.")
     chosen = [example for style in STYLES for example in [e for e in icons if e.style == style][:10]]
     say(f"{len(chosen)} prompts, seeds 0 to {SEEDS - 1}")
     rows = [_draw(model, compose(example.text, example.style), SEEDS) for example in chosen]
@@ -139,13 +140,14 @@ def _drawer(model, folder, out, say):
     rows = [[_draw(model, compose(text, style), 1)[0] for style in STYLES] for text in STYLE_WORDS]
     _labelled(rows, [f"{text}: {', '.join(STYLES)}" for text in STYLE_WORDS], out / "styles.png", columns=2)
 
-    say("English and Chinese")
     both = [example for example in chosen if example.text_zh][::4][:8]
-    rows = [
-        _draw(model, compose(e.text, e.style), 2) + _draw(model, compose(e.text_zh, e.style), 2) for e in both
-    ]
-    labels = [f"{compose(e.text, e.style)}: English twice, Chinese twice" for e in both]
-    _labelled(rows, labels, out / "chinese.png", columns=2)
+    if both:
+        say("English and Chinese")
+        rows = [
+            _draw(model, compose(e.text, e.style), 2) + _draw(model, compose(e.text_zh, e.style), 2) for e in both
+        ]
+        labels = [f"{compose(e.text, e.style)}: English twice, Chinese twice" for e in both]
+        _labelled(rows, labels, out / "chinese.png", columns=2)
 
     say("nearest training pictures")
     seen = [example for example in icons if not example.held_out]
@@ -160,22 +162,19 @@ def _drawer(model, folder, out, say):
 
     say("loss on pictures seen and held out")
     loss, meaning = LOSSES[model.family]
-    losses = {
-        name: loss(model, [e for e in icons if e.held_out is held_out][:256])
-        for name, held_out in (("seen", False), ("held out", True))
-    }
+    sides = {name: [e for e in icons if e.held_out is held_out][:256] for name, held_out in SIDES.items()}
+    losses = {name: loss(model, part) for name, part in sides.items() if part}
     figures = {"prompts": len(chosen), "held_out_prompts": sum(e.held_out for e in chosen), "loss": losses}
+    chinese = "English and Chinese, seeds 0 and 1 each:\n\n![Chinese](chinese.png)\n\n" if both else ""
+    measured = ", ".join(f"{value:.4f} on {len(sides[name])} pictures {name}" for name, value in losses.items())
     body = (
         "## Pictures, as they come\n\n"
         "The ten captions of each style whose file names have the smallest SHA-256, "
         f"{figures['held_out_prompts']} of them held out from the training; seeds 0 to {SEEDS - 1}, "
         f"{STEPS} steps, guidance {CFG_SCALE}, all else by default; nothing was chosen.\n\n"
-        "![Prompts](prompts.png)\n\nThe style word, one seed:\n\n![Styles](styles.png)\n\n"
-        "English and Chinese, seeds 0 and 1 each:\n\n![Chinese](chinese.png)\n\n"
+        f"![Prompts](prompts.png)\n\nThe style word, one seed:\n\n![Styles](styles.png)\n\n{chinese}"
         "Drawn, and beside it the three nearest training pictures by colour on a grid of 16x16:\n\n"
-        "![Nearest](nearest.png)\n\n"
-        f"## Loss\n\n{meaning} at 16 even times, on white: "
-        f"{losses['seen']:.4f} on training pictures and {losses['held out']:.4f} on held-out ones (256 each).\n"
+        f"![Nearest](nearest.png)\n\n## Loss\n\n{meaning} at 16 even times, on white: {measured}.\n"
     )
     return figures, body
 

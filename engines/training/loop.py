@@ -1,12 +1,15 @@
 """The training loop: steps, learning rate, moving averages, atomic checkpoints, reports.
 
 A trainer brings `step(index, learning_rate_share) -> {name: loss}`, `state() -> tree`,
-`load_state(tree)`, `samples() -> picture`, `export(path)`, its `batch` size and the dict `card` of
-what will be said of the model; the loop knows nothing of models.
-Everything that a step draws comes from its index or from the torch generator, which a checkpoint
+`load_state(tree)`, `fingerprint() -> str` of what a run must keep to be continued,
+`samples() -> picture`, `export(path)`, its `batch` size, its `device`, and the dict `card` of what will
+be said of the model; the loop knows nothing of models.
+Everything that a step draws comes from its index or from torch's generators, which a checkpoint
 keeps: a resumed run arrives at the same weights, bit for bit, on one device.
 """
 
+import contextlib
+import hashlib
 import json
 import math
 import time
@@ -20,6 +23,7 @@ from engines.errors import AtelierError, BadRequest, Cancelled
 
 CHECKPOINT = "checkpoint.safetensors"
 LOG = "log.jsonl"
+MODEL = "model.safetensors"
 
 
 def train(trainer, out, *, steps=None, minutes=None, warmup=200, resume=False, report=None, save_seconds=180):
@@ -27,17 +31,15 @@ def train(trainer, out, *, steps=None, minutes=None, warmup=200, resume=False, r
 
     `out` receives `checkpoint.safetensors`, `log.jsonl`, `losses.png`, `samples-*.png` and at the end
     `model.safetensors`. `report(dict)` is called after every step; `Cancelled` raised from it saves
-    and stops. Returns the number of steps done.
+    and stops. A resumed run without `steps` or `minutes` goes to the steps that it was begun for.
+    Returns the number of steps done. Raises `BadRequest` for what `check` refuses, and for a run that
+    cannot be continued or has its steps.
     """
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    check(out, steps=steps, minutes=minutes, resume=resume)
     index, log = 0, []
     if resume:
-        index, log, steps = _resume(trainer, out, steps)
-    elif (out / CHECKPOINT).exists():
-        raise BadRequest(f"{out} already holds a run; add --resume to continue it, or choose another folder.")
-    if not steps and not minutes:
-        raise BadRequest("How long shall it train? Give --steps or --minutes.")
+        index, log, steps = _resume(trainer, out, steps, minutes)
     started = saved = time.monotonic()
     first = index
     try:
@@ -63,8 +65,27 @@ def train(trainer, out, *, steps=None, minutes=None, warmup=200, resume=False, r
         return index
     _save(trainer, out, index, steps, log)
     trainer.card["pictures seen"] = index * trainer.batch
-    trainer.export(out / "model.safetensors")
+    trainer.export(out / MODEL)
     return index
+
+
+def check(out, *, steps=None, minutes=None, resume=False):
+    """Raise `BadRequest` if a run of that length cannot begin, or go on, in the folder `out`; make it if need be."""
+    if not steps and not minutes and not resume:
+        raise BadRequest("How long shall it train? Give --steps or --minutes.")
+    if steps is not None and steps < 1:
+        raise BadRequest(f"A run of {steps} steps trains nothing; give at least 1.")
+    if minutes is not None and not 0 < minutes < math.inf:
+        raise BadRequest(f"A run cannot take {minutes} minutes; give a number above 0.")
+    out, begun = Path(out), (Path(out) / CHECKPOINT).exists()
+    if resume and not begun:
+        raise BadRequest(f"{out} holds no checkpoint to resume; start the run without --resume.")
+    if begun and not resume:
+        raise BadRequest(f"{out} already holds a run; add --resume to continue it, or choose another folder.")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadRequest(f"{out} cannot be made a folder; choose another.") from error
 
 
 def rate_share(index, steps, warmup):
@@ -103,42 +124,78 @@ class MovingAverage:
         for name, value in self.values.items():
             value.copy_(values[name])
 
+    @contextlib.contextmanager
+    def swapped(self):
+        """Inside, the module has the averages and they have its own values."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
     @torch.no_grad()
-    def swap(self):
-        """Exchange the averages with the module's own values; call twice to come back."""
+    def _swap(self):
         for name, parameter in self._learned():
             kept = parameter.detach().clone()
             parameter.copy_(self.values[name])
             self.values[name] = kept
 
 
+def fingerprint(*parts):
+    """SHA-256 of configs, texts and dicts of tensors, in hexadecimal."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, dict):
+            for name, value in part.items():
+                digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+        else:
+            digest.update(repr(part).encode())
+    return digest.hexdigest()
+
+
 def _save(trainer, out, index, steps, log):
     tensors, rest = _flatten(trainer.state())
-    tensors["generator"] = torch.get_rng_state()
+    tensors |= _generators(trainer.device)
     part = out / (LOG + ".part")
     part.write_text("".join(json.dumps(row) + "\n" for row in log), encoding="utf-8")
     part.replace(out / LOG)
-    files.save(out / CHECKPOINT, tensors, {"step": index, "steps": steps, "rest": rest})
+    metadata = {"step": index, "steps": steps, "fingerprint": trainer.fingerprint(), "rest": rest}
+    files.save(out / CHECKPOINT, tensors, metadata)
     plot(log).save(out / "losses.png")
     trainer.samples().save(out / f"samples-{index:06d}.png")
 
 
-def _resume(trainer, out, steps):
+def _generators(device):
+    """The states of torch's generators that a step on `device` draws from."""
+    states = {"generator": torch.get_rng_state()}
+    return states | {"generator of the GPU": torch.cuda.get_rng_state(device)} if device.type == "cuda" else states
+
+
+def _resume(trainer, out, steps, minutes):
     from safetensors.torch import load_file
 
-    if not (out / CHECKPOINT).exists():
-        raise BadRequest(f"{out} holds no checkpoint to resume; start the run without --resume.")
     _, metadata = files.read_header(out / CHECKPOINT)
+    if metadata.get("fingerprint") != trainer.fingerprint():
+        raise BadRequest(
+            f"The run in {out} began with another preset, autoencoder, text encoder or folder of captions; "
+            "resume it with those that it began with."
+        )
+    index = metadata["step"]
+    steps = steps or (None if minutes else metadata["steps"])
+    if steps and index >= steps and (out / MODEL).exists():
+        raise BadRequest(f"The run in {out} has had its {index} steps; ask for more with --steps or --minutes.")
     tensors = load_file(out / CHECKPOINT)
     torch.set_rng_state(tensors.pop("generator"))
+    if "generator of the GPU" in tensors:
+        state = tensors.pop("generator of the GPU")
+        if trainer.device.type == "cuda":
+            torch.cuda.set_rng_state(state, trainer.device)
+    trainer.load_state(_unflatten(tensors, metadata["rest"]))
     try:
-        trainer.load_state(_unflatten(tensors, metadata["rest"]))
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise BadRequest(f"The run in {out} is of another preset; resume it with the one it began with.") from error
-    index = metadata["step"]
-    lines = (out / LOG).read_text(encoding="utf-8").splitlines()
-    log = [row for row in map(json.loads, lines) if row["step"] <= index]
-    return index, log, steps or metadata["steps"]
+        lines = (out / LOG).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise BadRequest(f"{out / LOG} is gone, without which the run cannot go on; begin another.") from error
+    return index, [row for row in map(json.loads, lines) if row["step"] <= index], steps
 
 
 def _flatten(tree, prefix=""):

@@ -19,6 +19,13 @@ PRESETS = {
     "tokens": presets.TOKENS,
     "diffusion": presets.DIFFUSION,
 }
+TAKES = {
+    "vqgan": ("lpips",),
+    "text": ("first_stage",),
+    "tokens": ("first_stage", "text", "start"),
+    "diffusion": ("first_stage", "text", "start"),
+}
+SPELLED = {"first_stage": "first-stage", "start": "from"}
 DRAWERS = {"tokens": (TokenTrainer, "token-transformer"), "diffusion": (DiffusionTrainer, "latent-diffusion")}
 
 
@@ -37,8 +44,12 @@ def train(
         raise unknown("training", kind, PRESETS)
     if preset not in PRESETS[kind]:
         raise unknown("preset", preset, PRESETS[kind])
-    if not steps and not minutes and not resume:
-        raise BadRequest("How long shall it train? Give --steps or --minutes.")
+    given = {"first_stage": first_stage, "text": text, "start": start, "lpips": lpips}
+    for name in (name for name, value in given.items() if value and name not in TAKES[kind]):
+        raise BadRequest(f"“train {kind}” has no use for --{SPELLED.get(name, name)}; leave it out.")
+    if start and first_stage:
+        raise BadRequest("The model to go on from brings its own first stage; leave --first-stage out.")
+    loop.check(out, steps=steps, minutes=minutes, resume=resume)
     recipe = PRESETS[kind][preset]
     device = choose_device(device)
     examples = data.load(folder, recipe.size)
@@ -57,7 +68,8 @@ def train(
     else:
         drawer, family = DRAWERS[kind]
         begun = _load(start, "generate", home, family) if start else None
-        autoencoder = begun.first_stage if begun else _load(first_stage, "reconstruct", home)
+        needed = "vqgan" if kind == "tokens" else None
+        autoencoder = begun.first_stage if begun else _load(first_stage, "reconstruct", home, needed)
         clip = _load(text, None, home, "clip") if text else None
         trainer = drawer(recipe, examples, autoencoder, device, card, begun, clip, report)
     return loop.train(trainer, out, steps=steps, minutes=minutes, resume=resume, report=report)

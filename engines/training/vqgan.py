@@ -13,7 +13,7 @@ from engines.pictures import grid
 from engines.runtime import autocast
 from engines.training import data, losses
 from engines.training.augment import diff_augment
-from engines.training.loop import MovingAverage, load_optimizer_state, optimizer_state
+from engines.training.loop import MovingAverage, fingerprint, load_optimizer_state, optimizer_state
 from engines.vqgan.autoencoder import VQGAN, AutoencoderConfig, CodebookConfig
 from engines.vqgan.discriminator import PatchDiscriminator
 from engines.vqgan.quantizer import usage
@@ -127,6 +127,13 @@ class VQGANTrainer:
         used, perplexity = usage(quantized.indices, recipe.codebook.n_embed)
         return row | {"codes in the batch": used, "perplexity": perplexity}
 
+    def fingerprint(self):
+        """What a run must keep to be continued: the shapes."""
+        recipe = self.recipe
+        return fingerprint(
+            recipe.autoencoder, recipe.codebook, recipe.discriminator_ch, recipe.discriminator_layers
+        )
+
     def state(self):
         quantizer = self.model.quantize
         return {
@@ -155,13 +162,11 @@ class VQGANTrainer:
         pictures = [data.on_background(example.pixels, (255, 255, 255))[:side, :side] for example in shown]
         x = tensors.from_bytes(torch.from_numpy(np.stack(pictures))).to(self.device)
         self.model.eval()
-        self.average.swap()
-        y, _ = self.model(x)
-        self.average.swap()
+        with self.average.swapped():
+            y, _ = self.model(x)
         return grid(tensors.to_images(x) + tensors.to_images(y), len(shown))
 
     def export(self, path):
         """The averaged weights in float16 with configuration and card."""
-        self.average.swap()
-        models.save(path, self.model, self.card)
-        self.average.swap()
+        with self.average.swapped():
+            models.save(path, self.model, self.card)

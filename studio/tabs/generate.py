@@ -273,13 +273,14 @@ def details(studio, entry, request):
         made = gallery.request_of(entry.record)
     except BadRequest:  # of another version: the picture is shown all the same
         return ""
+    known = made.model in catalog(studio.home)
     way = f"order.{made.order}" if _draws_by_tokens(studio, made.model) else f"sampler.{made.sampler}"
     facts = [
         made.style and say(request, f"style.{made.style}"),
         say(request, "caption", seed=made.seed),
         f"{made.width} × {made.height}",
         say(request, "steps_taken", steps=made.steps),
-        say(request, way).split(":")[0].split("：")[0],
+        known and say(request, way).split(":")[0].split("：")[0],
     ]
     words = html.escape(made.prompt or say(request, "without_words"))
     return f'<div class="details"><b>{words}</b><span>{" · ".join(filter(None, facts))}</span></div>'

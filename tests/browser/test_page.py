@@ -23,7 +23,7 @@ def test_the_page_speaks_chinese_to_a_chinese_browser(visit):
     artist = visit(locale="zh-CN")
     expect(artist.find("#generate-run")).to_have_text("生成")
     expect(artist.find("#generate-stop")).to_have_text("停止")
-    expect(artist.find("#generate-steps")).to_contain_text("去噪步数")
+    expect(artist.find("#generate-steps")).to_contain_text("从无到有的步数")
     expect(artist.find("#generate-style")).to_contain_text("扁平")
     expect(artist.page.get_by_role("tab", name="重建")).to_be_visible()
     artist.find("#generate-sampler input").click()

@@ -162,6 +162,16 @@ def tiny_presets(monkeypatch):
     monkeypatch.setitem(presets.DIFFUSION, "tiny", tiny.RECIPE)
 
 
+@pytest.mark.parametrize(("words", "sentence"), [
+    (["vqgan", "--text", "x"], "has no use for --text"), (["text", "--from", "x"], "has no use for --from"),
+    (["text", "--lpips", "x"], "has no use for --lpips"), (["vqgan", "--first-stage", "x"], "no use for --first-stage"),
+    (["diffusion", "--from", "x", "--first-stage", "y"], "brings its own first stage"),
+], ids=str)
+def test_an_option_that_would_have_no_effect_is_refused(capsys, home, folder, tmp_path, words, sentence):
+    code, _, err = run(capsys, home, "train", *words, "--data", str(folder), "--out", str(tmp_path), "--steps", "1")
+    assert code == 2 and sentence in err
+
+
 def test_train_resume_and_use_what_was_trained(capsys, home, folder, tmp_path, tiny_presets):
     first, words, second = tmp_path / "first", tmp_path / "words", tmp_path / "second"
     common = ["--data", str(folder), "--preset", "tiny"]

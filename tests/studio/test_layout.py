@@ -129,7 +129,8 @@ STUDIO = SimpleNamespace(home=None)
 
 
 def entry(**fields):
-    request = GenerateRequest(**{"prompt": "a <b>fox</b>", "seed": 5, "steps": 9, "style": "flat"} | fields)
+    given = {"prompt": "a <b>fox</b>", "seed": 5, "steps": 9, "style": "flat", "model": "icons-diffusion"} | fields
+    request = GenerateRequest(**given)
     record = {"request": json.loads(requests.to_json(request))}
     return Entry("1", "job", "1.png", "generate", 5, request.prompt, 0.0, record)
 
@@ -145,6 +146,8 @@ def test_a_picture_drawn_by_tokens_names_their_order(tmp_path):
     models.save(tmp_path / "models" / "tokens.safetensors", tiny.token_generator(), {})
     drawn = entry(model="tokens", order="halton")
     assert "9 steps · Halton<" in generate.details(SimpleNamespace(home=tmp_path), drawn, ENGLISH)
+    # of a model that is gone nobody knows any more by what it drew
+    assert "9 steps<" in generate.details(STUDIO, drawn, ENGLISH)
 
 
 def test_a_picture_drawn_without_words_says_so():

@@ -149,6 +149,8 @@ def test_a_name_twice_is_refused(path, header):
     {"__metadata__": {"note": 3}, "a": row([1], 0, 4)}, {"__metadata__": [], "a": row([1], 0, 4)},
     {"__metadata__": {"atelier": "[1]"}, "a": row([1], 0, 4)}, {"__metadata__": {"atelier": "3"}, "a": row([1], 0, 4)},
     {"__metadata__": {"atelier": "[" * 50_000}, "a": row([1], 0, 4)},
+    {"__metadata__": {"atelier": '{"family": []}'}, "a": row([1], 0, 4)},
+    {"__metadata__": {"atelier": '{"family": "vqgan", "card": "x"}'}, "a": row([1], 0, 4)},
 ], ids=lambda header: str(header)[:90])
 def test_a_header_of_another_form_is_refused(path, header):
     refused(lambda: files.read_header(write(path, header, bytes(4))), "model.safetensors")

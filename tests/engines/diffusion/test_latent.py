@@ -15,7 +15,7 @@ def model():
 
 def test_latents_of_the_training_pictures_have_mean_0_and_spread_1():
     trainer = tiny.diffusion_trainer()
-    latents = torch.stack([row.latents for row in trainer.pictures.rows])
+    latents = torch.stack([row.encoded for row in trainer.pictures.rows])
     torch.testing.assert_close(latents.mean((0, 2, 3)), torch.zeros(4), rtol=0, atol=1e-4)
     assert latents.std().item() == pytest.approx(1, abs=1e-3)
 

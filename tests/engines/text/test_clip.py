@@ -23,3 +23,13 @@ def test_a_shape_that_cannot_be_built_is_refused(fields):
     config = tiny.clip_trainer().model.config
     with pytest.raises(BadRequest):
         CLIPConfig(config.text, config.tokenizer, config.latent_mean, config.latent_std, **fields)
+
+
+def test_similarity_is_the_scaled_cosine():
+    model = tiny.clip_trainer().model.eval()
+    with torch.no_grad():
+        texts, pictures = model.embed_texts(["red disc", "红"]), model.embed_latents(torch.randn(3, 4, 8, 8))
+        expected = torch.nn.functional.cosine_similarity(texts[:, None], pictures[None], dim=-1)
+        assert torch.allclose(model.similarity(texts, pictures), 10 * expected, atol=1e-4)  # as it starts
+        model.logit_scale.fill_(9.0)
+        assert torch.allclose(model.similarity(texts, pictures), 100 * expected, atol=1e-3)  # and no further

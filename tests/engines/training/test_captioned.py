@@ -21,7 +21,8 @@ def test_held_out_pictures_are_not_learned():
     pictures = latents()
     kept = {example.name for example in tiny.examples() if example.held_out}
     assert kept and not {row.example.name for row in pictures.rows} & kept
-    assert {row.example.name for row in pictures.held_out} <= kept
+    assert {row.example.name for row in pictures.held_out} == kept
+    assert len(pictures.held_out) == len(kept)
 
 
 def test_a_folder_that_is_all_held_out_is_refused():
@@ -53,3 +54,17 @@ def test_some_captions_are_left_empty():
     pictures = latents()
     captions = [caption for index in range(300) for caption in pictures.draw(index)[1]]
     assert 0.06 < captions.count("") / len(captions) < 0.14
+
+
+def test_many_held_out_pictures_are_taken_evenly(monkeypatch):
+    monkeypatch.setattr("engines.training.captioned.HELD_OUT", 2)
+    names = [example.name for example in tiny.examples(count=60) if example.held_out]
+    assert len(names) > 4
+    found = [row.example.name for row in latents(tiny.examples(count=60)).held_out]
+    assert found == [names[0], names[len(names) // 2]]
+
+
+def test_a_photograph_without_a_caption_is_said_to_be_one():
+    photograph = next(row for row in latents().rows if not row.is_icon)
+    assert (photograph.text(), photograph.text(chinese=True)) == ("a photograph", "一张照片")
+    assert photograph.caption() == "a photograph"

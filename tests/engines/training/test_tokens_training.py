@@ -25,10 +25,11 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
         if row.get("step") == 2:
             raise Cancelled
 
-    whole = tiny.token_trainer()
+    recipe = dataclasses.replace(tiny.TOKEN_RECIPE, dropout=0.1)  # which draws from the generator, too
+    whole = tiny.token_trainer(recipe)
     loop.train(whole, tmp_path / "whole", steps=5)
-    assert loop.train(tiny.token_trainer(), tmp_path / "parts", steps=5, report=stop_at_two) == 2
-    second = tiny.token_trainer()
+    assert loop.train(tiny.token_trainer(recipe), tmp_path / "parts", steps=5, report=stop_at_two) == 2
+    second = tiny.token_trainer(recipe)
     assert loop.train(second, tmp_path / "parts", resume=True) == 5
     for (name, a), b in zip(whole.model.state_dict().items(), second.model.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
@@ -58,10 +59,10 @@ def test_only_hidden_tokens_count_and_as_many_as_the_schedule_says(monkeypatch):
     )
     places = torch.rand(2, 64)
     trainer.model.eval()
-    loss = trainer.loss(rows, ["", ""], [0.0, 2 / 3], places)
+    loss = trainer.hidden_loss(rows, ["", ""], [0.0, 2 / 3], places)
     assert seen["hidden"].flatten(1).sum(1).tolist() == [64, 32]
     assert places[1][seen["hidden"][1].flatten()].max() < places[1][~seen["hidden"][1].flatten()].min()
-    tokens = torch.stack([row.latents for row in rows])
+    tokens = torch.stack([row.encoded for row in rows])
     with torch.no_grad():
         logits = transformer(tokens, seen["hidden"], **trainer.model.words(["", ""])).log_softmax(-1)
     expected = -logits.gather(-1, tokens[..., None])[..., 0][seen["hidden"]].mean()

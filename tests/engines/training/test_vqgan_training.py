@@ -1,6 +1,7 @@
 """Training a VQGAN: it learns, a stopped run resumes to the same bits, and its folder holds what it should."""
 
 import json
+import math
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -180,14 +181,38 @@ def test_a_run_of_another_preset_is_not_resumed(whole):
     recipe, _, folder = whole
     before = (folder / "checkpoint.safetensors").read_bytes()
     other = replace(recipe, autoencoder=replace(recipe.autoencoder, ch=16))
-    with pytest.raises(BadRequest, match="another preset"):
+    with pytest.raises(BadRequest, match="began with another preset"):
         train(build(other), folder, steps=STEPS + 2, resume=True)
     assert (folder / "checkpoint.safetensors").read_bytes() == before
 
 
-def test_a_run_without_an_end_is_refused(tmp_path):
-    with pytest.raises(BadRequest, match="--steps or --minutes"):
-        train(build(), tmp_path)
+@pytest.mark.parametrize(("length", "words"), [
+    ({}, "--steps or --minutes"), ({"steps": 0}, "--steps or --minutes"), ({"steps": -5}, "at least 1"),
+    ({"minutes": math.inf}, "above 0"), ({"minutes": math.nan}, "above 0"), ({"minutes": -1.0}, "above 0"),
+], ids=str)
+def test_a_length_that_is_none_is_refused(tmp_path, length, words):
+    with pytest.raises(BadRequest, match=words):
+        train(build(), tmp_path / "run", **length)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_is_no_folder_for_a_run(tmp_path):
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(BadRequest, match="cannot be made a folder"):
+        train(build(), tmp_path / "run", steps=1)
+
+
+def test_a_run_that_has_had_its_steps_is_not_resumed(whole):
+    recipe, _, folder = whole
+    with pytest.raises(BadRequest, match="has had its 8 steps"):
+        train(build(recipe), folder, resume=True)
+
+
+def test_a_run_without_its_log_is_not_resumed(tmp_path):
+    train(build(), tmp_path, steps=STEPS, report=stop_at(2))
+    (tmp_path / "log.jsonl").unlink()
+    with pytest.raises(BadRequest, match="log.jsonl is gone"):
+        train(build(), tmp_path, resume=True)
 
 
 def test_a_folder_that_is_all_held_out_is_refused():
@@ -301,6 +326,7 @@ class Counter:
     """Counts its steps; the loss is what the test says."""
 
     batch = 3
+    device = torch.device("cpu")
 
     def __init__(self, loss=lambda index: 1.0):
         self.loss, self.shares, self.card = loss, [], {}
@@ -308,6 +334,9 @@ class Counter:
     def step(self, index, share):
         self.shares.append(share)
         return {"loss": self.loss(index)}
+
+    def fingerprint(self):
+        return "a counter"
 
     def state(self):
         return {"count": torch.tensor([len(self.shares)])}
@@ -398,9 +427,9 @@ def test_a_moving_average_swaps_there_and_back():
     with torch.no_grad():
         net.a.fill_(2.0)
         net.b.fill_(7.0)
-    average.swap()
-    assert (net.a.item(), net.b.item()) == (1.0, 5.0)
-    average.swap()
+    with pytest.raises(KeyError), average.swapped():
+        assert (net.a.item(), net.b.item()) == (1.0, 5.0)
+        raise KeyError
     assert (net.a.item(), net.b.item()) == (2.0, 7.0)
     assert [value.item() for value in average.values.values()] == [1.0, 5.0]
 

@@ -1,0 +1,137 @@
+"""What the training of models that draw from words has in common, whatever they draw by."""
+
+from dataclasses import replace
+
+import torch
+
+from engines import tensors
+from engines.checkpoints import models
+from engines.pictures import grid
+from engines.training.captioned import CaptionedLatents, shown_captions
+from engines.training.loop import MovingAverage, fingerprint, load_optimizer_state, optimizer_state
+
+EVERY_HELD_OUT = 250  # steps between two looks at the held-out loss
+
+
+class DrawingTrainer:
+    """Learns the pictures that are not held out, in the encoding of the autoencoder `first_stage`.
+
+    `clip` is a trained CLIP whose tokenizer and text encoder the model takes over and goes on training;
+    without one it learns words anew. `start` is a model to go on from. A subclass names its model class
+    and its net, and says how a new config is made, what the loss of a batch is and how to draw.
+    """
+
+    model_class = None
+    net = ""  # the attribute of the model that draws; the rest is its text encoder
+    betas = (0.9, 0.99)
+    weight_decay = 0.01
+
+    def __init__(self, recipe, examples, first_stage, device="cpu", card=None, start=None, clip=None, report=None):
+        torch.manual_seed(recipe.seed)
+        self.recipe, self.device, self.card = recipe, torch.device(device), card or {}
+        self.batch = recipe.batch
+        self.first_stage = first_stage.to(self.device).eval()
+        self.pictures = CaptionedLatents(recipe, examples, self.first_stage, self.device, report)
+        self.model = self._model(start, clip).to(self.device)
+        self.prepare()
+        learned = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.average = MovingAverage(self.model, recipe.ema_decay)
+        self.optimizer = torch.optim.AdamW(learned, recipe.rate, betas=self.betas, weight_decay=self.weight_decay)
+
+    def new_config(self, tokenizer, text):
+        """The config of a new model that reads by `tokenizer`, its JSON, and a text encoder of the config `text`."""
+        raise NotImplementedError
+
+    def prepare(self):
+        """Bring the encoded pictures into the form that the loss takes."""
+        raise NotImplementedError
+
+    def loss(self, rows, captions, rng):
+        """The loss of a batch, a scalar; `rng` draws what it needs of chance beside torch's own generator."""
+        raise NotImplementedError
+
+    def loss_of_held_out(self, rows, captions):
+        """The same at fixed times and with fixed chance."""
+        raise NotImplementedError
+
+    def draw(self, words, nothing):
+        """Pictures `(B, 3, H, W)` of conditionings on words and on none, from seeds counting up from 0."""
+        raise NotImplementedError
+
+    def _model(self, start, clip):
+        """A model to train: new, or with the net of `start`; its words those of `clip`, of `start`, or new."""
+        if start is None:
+            tokenizer, text = self.pictures.vocabulary()
+            if clip is not None:
+                tokenizer, text = clip.tokenizer, clip.config.text
+            config = self.new_config(tokenizer.to_json(), text)
+        else:
+            config = start.config
+            if clip is not None:
+                config = replace(config, text=clip.config.text, tokenizer=clip.config.tokenizer)
+        model = self.model_class(config, self.first_stage)
+        if start is not None:
+            getattr(model, self.net).load_state_dict(getattr(start, self.net).state_dict())
+        words = clip or start
+        if words is not None:
+            model.text.load_state_dict(words.text.state_dict())
+        return model
+
+    def step(self, index, rate_share):
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.rate * rate_share
+        for part in (getattr(self.model, self.net), self.model.text):  # the autoencoder is not in training
+            part.train()
+        loss = self.loss(*self.pictures.draw(index))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.average.update(index)
+        row = {"loss": loss.item()}
+        if self.pictures.held_out and (index + 1) % EVERY_HELD_OUT == 0:
+            row["held-out loss"] = self.held_out_loss()
+        return row
+
+    @torch.no_grad()
+    def held_out_loss(self):
+        """The loss of the averaged weights on held-out pictures; the same for the same weights."""
+        self.model.eval()
+        rows = self.pictures.held_out
+        with self.average.swapped():
+            return self.loss_of_held_out(rows, [row.caption() for row in rows]).item()
+
+    @torch.no_grad()
+    def samples(self):
+        """Eight pictures of fixed words by the averaged weights."""
+        self.model.eval()
+        captions = shown_captions()
+        with self.average.swapped():
+            drawn = self.draw(self.model.words(captions), self.model.words([""] * len(captions)))
+            return grid(tensors.to_images(drawn), 4)
+
+    def fingerprint(self):
+        """What a run must keep to be continued: the shape of the net, the words and the autoencoder."""
+        config = self.model.config
+        return fingerprint(
+            getattr(self.model, self.net).config, config.text, config.tokenizer, self.first_stage.state_dict()
+        )
+
+    def state(self):
+        return {
+            self.net: getattr(self.model, self.net).state_dict(),
+            "text": self.model.text.state_dict(),
+            "average": self.average.values,
+            "optimizer": optimizer_state(self.optimizer),
+        }
+
+    def load_state(self, state):
+        getattr(self.model, self.net).load_state_dict(state[self.net])
+        self.model.text.load_state_dict(state["text"])
+        self.average.load(state["average"])
+        load_optimizer_state(self.optimizer, state["optimizer"])
+
+    def export(self, path):
+        """The averaged weights and the autoencoder in float16, with configuration and card."""
+        with self.average.swapped():
+            models.save(path, self.model, self.card)
