@@ -105,7 +105,11 @@ def _parser():
     evaluate.add_argument("--data", type=Path, required=True, help="the pictures it was trained on")
     evaluate.add_argument("--out", type=Path, required=True, help="the folder for the card")
 
-    command("bench", _bench, "Speed, side by side with diffusers.")
+    bench = command("bench", _bench, "Speed beside diffusers, or with --quality what models draw.")
+    bench.add_argument("--quality", action="store_true", help="measure on held-out pictures instead; needs --data")
+    bench.add_argument("--model", default="", help="the one model to measure; without, every one")
+    bench.add_argument("--data", type=Path, help="the pictures that the models were trained on")
+    bench.add_argument("--out", type=Path, default=Path("quality"), help="the folder for quality.json and the cards")
     return parser
 
 
@@ -283,6 +287,13 @@ def _evaluate(arguments):
 
 
 def _bench(arguments):
+    if arguments.quality:
+        from engines.training import evaluate
+
+        if not arguments.data:
+            raise BadRequest("Quality is measured on pictures; name their folder by --data.")
+        where = arguments.data, arguments.out, _home(arguments), arguments.device
+        return evaluate.evaluate_all(arguments.model, *where, _say)
     # The benchmarks live with the tests, where the peer may be imported, and no module here imports tests.
     finished = subprocess.run(
         [sys.executable, "-m", "tests.benchmarks.bench"],

@@ -152,6 +152,13 @@ def crop(pixels, side, rng):
     return pixels[top : top + side, left : left + side]
 
 
+def middle(pixels, side):
+    """The `side x side` window in the middle, on white."""
+    pixels = on_background(pixels, (255, 255, 255))
+    top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
+    return np.ascontiguousarray(pixels[top : top + side, left : left + side])
+
+
 def random_background(rng):
     """A background `(name, colour)`: white half of the time, else one of the named colours."""
     names = list(BACKGROUNDS)

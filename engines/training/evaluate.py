@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import math
 from pathlib import Path
 
@@ -16,10 +17,11 @@ from engines.errors import BadRequest
 from engines.runtime import choose_device
 from engines.tasks.generate import generate
 from engines.text.captions import compose
-from engines.training import data
+from engines.training import data, quality
 from engines.vqgan import decoding
 from engines.vqgan.quantizer import usage
 
+SIZE = 128  # pixels a side at which models are measured
 STYLES = tuple(requests.STYLES)
 STEPS, CFG_SCALE = 20, 4.0
 SEEDS = 4
@@ -27,11 +29,12 @@ SIDES = {"seen": False, "held out": True}
 STYLE_WORDS = ("red heart", "pizza", "cat face", "house", "green apple", "bus")
 
 
-def evaluate(name, folder, out, home=None, device="auto", say=print):
+def evaluate(name, folder, out, home=None, device="auto", say=print, bench=None):
     """Measure the model `name` on the held-out pictures of `folder`, and write `card.md` and its pictures to `out`.
 
     Returns the figures. The card in the model file, which names the training, comes along, and so does
-    `about.md` of the folder `out`, where people have written what no measurement says.
+    `about.md` of the folder `out`, where people have written what no measurement says. `bench` is a
+    `quality.Bench` of the same folder, if one is made already.
     """
     row = catalog.find(name, home=home)
     model = models.load(row.path).to(choose_device(device))
@@ -39,7 +42,7 @@ def evaluate(name, folder, out, home=None, device="auto", say=print):
         raise BadRequest(f"There is no evaluation for {row.family} models; there is for {', '.join(MEASURES)}.")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    figures, body = MEASURES[row.family](model, Path(folder), out, say)
+    figures, body = MEASURES[row.family](model, Path(folder), out, say, bench)
     head = "\n".join(f"| {key} | {value} |" for key, value in row.card.items() if value)
     digest = files.sha256(row.path)
     head = f"# {row.id}\n\n| | |\n|---|---|\n| family | {row.family} |\n{head}\n| SHA-256 | `{digest}` |\n\n"
@@ -49,14 +52,29 @@ def evaluate(name, folder, out, home=None, device="auto", say=print):
     return figures
 
 
+def evaluate_all(name, folder, out, home=None, device="auto", say=print):
+    """`evaluate` for the model `name`, or for an empty name every model of the catalog that can be measured.
+
+    Each gets a folder of `out`, which receives all figures as `quality.json`. Returns them by model.
+    """
+    names = [name] if name else [row.id for row in catalog.catalog(home).values() if row.family in MEASURES]
+    bench = quality.bench(data.load(Path(folder), SIZE), SIZE, choose_device(device), say)
+    figures = {}
+    for each in names:
+        say(f"\n{each}")
+        figures[each] = evaluate(each, folder, Path(out) / Path(each).stem, home, device, say, bench)
+    (Path(out) / "quality.json").write_text(json.dumps(figures, indent=2), encoding="utf-8")
+    return figures
+
+
 # ---------------------------------------------------------------- VQGAN
 
 
-def _vqgan(model, folder, out, say, size=128):
+def _vqgan(model, folder, out, say, bench, size=SIZE):
     sets = {"icons": [], "photographs": []}
     for example in data.load(folder, size):
         if example.held_out:
-            sets["icons" if example.pixels.shape[2] == 4 else "photographs"].append(_middle(example.pixels, size))
+            sets["icons" if example.pixels.shape[2] == 4 else "photographs"].append(data.middle(example.pixels, size))
     figures, table = {}, ""
     for name, shown in sets.items():
         if not shown:
@@ -102,18 +120,12 @@ def _vqgan(model, folder, out, say, size=128):
     return figures, body
 
 
-def _middle(pixels, size):
-    pixels = data.on_background(pixels, (255, 255, 255))
-    top, left = (pixels.shape[0] - size) // 2, (pixels.shape[1] - size) // 2
-    return np.ascontiguousarray(pixels[top : top + size, left : left + size])
-
-
 def _jpeg(image, bits_per_pixel):
     """The picture after the best JPEG whose entropy-coded part fits into `bits_per_pixel`, and what it needed."""
     best = None
-    for quality in range(1, 96):
+    for level in range(1, 96):
         stream = io.BytesIO()
-        image.save(stream, "JPEG", quality=quality, subsampling="4:2:0", optimize=True)
+        image.save(stream, "JPEG", quality=level, subsampling="4:2:0", optimize=True)
         data = stream.getvalue()
         bits = 8 * (len(data) - data.index(b"\xff\xda")) / (image.width * image.height)
         if best and bits > bits_per_pixel:
@@ -125,7 +137,7 @@ def _jpeg(image, bits_per_pixel):
 # ---------------------------------------------------------------- models that draw
 
 
-def _drawer(model, folder, out, say):
+def _drawer(model, folder, out, say, bench):
     size = model.config.size
     examples = data.load(folder, size)
     icons = sorted((e for e in examples if e.text and e.style), key=lambda e: hashlib.sha256(e.name.encode()).digest())
@@ -151,20 +163,23 @@ def _drawer(model, folder, out, say):
 
     say("nearest training pictures")
     seen = [example for example in icons if not example.held_out]
-    flat = np.stack([_middle(e.pixels, size)[::8, ::8].reshape(-1) for e in seen]).astype(np.float32)
+    flat = np.stack([data.middle(e.pixels, size)[::8, ::8].reshape(-1) for e in seen]).astype(np.float32)
     rows = []
     for example in chosen[::5]:
         drawn = _draw(model, compose(example.text, example.style), 1)[0]
         small = np.asarray(drawn)[::8, ::8].reshape(-1).astype(np.float32)
         order = np.square(flat - small).mean(1).argsort()[:3]
-        rows.append([drawn] + [Image.fromarray(_middle(seen[i].pixels, size)) for i in order])
+        rows.append([drawn] + [Image.fromarray(data.middle(seen[i].pixels, size)) for i in order])
     _labelled(rows, [compose(e.text, e.style) for e in chosen[::5]], out / "nearest.png", columns=2)
 
     say("loss on pictures seen and held out")
     loss, meaning = LOSSES[model.family]
     sides = {name: [e for e in icons if e.held_out is held_out][:256] for name, held_out in SIDES.items()}
     losses = {name: loss(model, part) for name, part in sides.items() if part}
+    bench = bench or quality.bench(examples, size, model.device, say)
+    measures = quality.measure(bench, model, say)
     figures = {"prompts": len(chosen), "held_out_prompts": sum(e.held_out for e in chosen), "loss": losses}
+    figures["quality"] = measures
     chinese = "English and Chinese, seeds 0 and 1 each:\n\n![Chinese](chinese.png)\n\n" if both else ""
     measured = ", ".join(f"{value:.4f} on {len(sides[name])} pictures {name}" for name, value in losses.items())
     body = (
@@ -174,7 +189,8 @@ def _drawer(model, folder, out, say):
         f"{STEPS} steps, guidance {CFG_SCALE}, all else by default; nothing was chosen.\n\n"
         f"![Prompts](prompts.png)\n\nThe style word, one seed:\n\n![Styles](styles.png)\n\n{chinese}"
         "Drawn, and beside it the three nearest training pictures by colour on a grid of 16x16:\n\n"
-        f"![Nearest](nearest.png)\n\n## Loss\n\n{meaning} at 16 even times, on white: {measured}.\n"
+        f"![Nearest](nearest.png)\n\n## Measures\n\n{quality.table(measures)}\n"
+        f"## Loss\n\n{meaning} at 16 even times, on white: {measured}.\n"
     )
     return figures, body
 
@@ -219,7 +235,7 @@ def _batches(model, examples, size=32):
     """The number of its first example, the model's encoding and the words of each batch."""
     for first in range(0, len(examples), size):
         part = examples[first : first + size]
-        pixels = np.stack([_middle(e.pixels, model.config.size) for e in part])
+        pixels = np.stack([data.middle(e.pixels, model.config.size) for e in part])
         x = tensors.from_bytes(torch.from_numpy(pixels)).to(model.device)
         yield first, model.encode(x), model.words([compose(e.text, e.style) for e in part])
 

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from torchmetrics.image.kid import KernelInceptionDistance
 
 from engines import metrics
 
@@ -23,3 +24,54 @@ def test_psnr_and_ssim_fall_with_noise():
     assert ssim == sorted(ssim, reverse=True) and len(set(ssim)) == 4
     psnr = [metrics.psnr(x, y) for y in ladder]
     assert psnr == sorted(psnr, reverse=True)
+
+
+def features(seed, count=300, shift=0.0, width=6):
+    return torch.randn(count, width, generator=torch.Generator().manual_seed(seed)) + shift
+
+
+@pytest.mark.filterwarnings("ignore:Metric `Kernel")
+def test_kid_equals_that_of_torchmetrics():
+    class Given(torch.nn.Module):
+        """Features as they are, behind torchmetrics' interface for pictures."""
+
+        num_features = 6
+
+        def forward(self, pictures):
+            return pictures[:, :6, 0, 0].float()
+
+    peer = KernelInceptionDistance(feature=Given(), subsets=1, subset_size=300)
+    x, y = features(0), features(1, shift=0.4)
+    for real, rows in ((True, y), (False, x)):
+        peer.update(rows[:, :, None, None], real=real)
+    assert metrics.kid(x, y) == pytest.approx(peer.compute()[0].item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("distance", [metrics.kid, metrics.mmd])
+def test_distances_of_sets_are_nothing_within_one_source_and_grow_with_the_shift(distance):
+    same = [distance(features(seed), features(seed + 1)) for seed in range(0, 40, 2)]
+    assert abs(sum(same) / 20) < 0.3 * max(map(abs, same))  # unbiased: they fall on both sides of nothing
+    ladder = [distance(features(0, shift=shift), features(1)) for shift in (0.0, 0.2, 0.4, 0.8)]
+    assert ladder == sorted(ladder) and ladder[1] > max(same)
+
+
+def test_mmd_of_two_points_by_hand():
+    """x = {0, 0}, y = {0, 2}: the median squared distance is 4, so kernels are 1 and 1/e."""
+    x, y = torch.zeros(2, 1), torch.tensor([[0.0], [2.0]])
+    assert metrics.mmd(x, y) == pytest.approx(1 + math.exp(-1) - 2 * (1 + math.exp(-1)) / 2)
+
+
+def test_precision_and_recall_of_sets_whose_answer_is_known():
+    real = torch.arange(20.0)[:, None]
+    assert metrics.precision_and_recall(real, real) == (1.0, 1.0)
+    assert metrics.precision_and_recall(real + 1000, real) == (0.0, 0.0)
+    near, far = real[:10] + 0.1, real[10:] + 1000
+    assert metrics.precision_and_recall(torch.cat([near, far]), real)[0] == 0.5
+    precision, recall = metrics.precision_and_recall(torch.full((20, 1), 5.0), real)  # one picture again and again
+    assert precision == 1.0 and recall == 0.05
+
+
+def test_found_counts_the_answers_among_the_best():
+    scores = torch.tensor([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0], [2.0, 3.0, 1.0]])
+    answers = torch.tensor([0, 0, 0])
+    assert [metrics.found(scores, answers, k) for k in (1, 2, 3)] == pytest.approx([1 / 3, 2 / 3, 1])

@@ -1,6 +1,7 @@
 """Cards: what they measure against answers that are known, and that they say it."""
 
 import dataclasses
+import functools
 import json
 import math
 
@@ -11,7 +12,8 @@ from PIL import Image
 
 from engines.checkpoints import files, models
 from engines.errors import BadRequest
-from engines.training import evaluate
+from engines.training import evaluate, quality
+from engines.training.judge import train_judge
 from tests import tiny
 
 SIZE = 64
@@ -21,7 +23,7 @@ SIZE = 64
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     with open(folder / "metadata.jsonl", "w", encoding="utf-8") as table:
-        for example in tiny.examples(size=SIZE):
+        for example in tiny.examples(count=120, size=SIZE):
             Image.fromarray(example.pixels).save(folder / example.name)
             row = {"file_name": example.name, "text": example.text, "text_zh": example.text_zh, "style": example.style}
             table.write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -36,8 +38,10 @@ def drawer(make):
 
 @pytest.mark.parametrize("make", [tiny.latent_diffusion, tiny.token_generator], ids=["diffusion", "tokens"])
 def test_a_card_of_a_model_that_draws(make, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate, "STEPS", 2)
+    for module in (evaluate, quality):
+        monkeypatch.setattr(module, "STEPS", 2)
     monkeypatch.setattr(evaluate, "STYLE_WORDS", ("red disc",))
+    monkeypatch.setattr(quality, "train_judge", functools.partial(train_judge, steps=20, batch=8))
     path = tmp_path / "painter.safetensors"
     models.save(path, drawer(make), {"licence": "MIT"})
     (tmp_path / "card").mkdir()
@@ -47,6 +51,8 @@ def test_a_card_of_a_model_that_draws(make, folder, tmp_path, monkeypatch):
     card = (tmp_path / "card" / "card.md").read_text(encoding="utf-8")
     assert card.startswith("# painter") and "| licence | MIT |" in card and files.sha256(path) in card
     assert "What nobody measures." in card and f"{figures['loss']['seen']:.4f} on " in card
+    drawn = figures["quality"]["distances"]["drawn"]["judge"]
+    assert f"| drawn | {drawn['KID']:.3f} | {drawn['MMD']:.3f} |" in card
     for name in ("prompts", "styles", "chinese", "nearest"):
         assert f"({name}.png)" in card
         assert len(Image.open(tmp_path / "card" / f"{name}.png").convert("RGB").getcolors(1 << 20)) > 2
@@ -56,7 +62,7 @@ def test_a_card_of_a_vqgan(folder, tmp_path):
     path = tmp_path / "mirror.safetensors"
     models.save(path, tiny.vqgan(), {})
     figures = evaluate.evaluate(str(path), folder, tmp_path / "card", say=lambda text: None)
-    held_out = sum(example.held_out for example in tiny.examples())
+    held_out = sum(example.held_out for example in tiny.examples(count=120))
     assert sum(row["pictures"] for row in figures.values()) == held_out
     assert figures["icons"]["bits_per_pixel"] == pytest.approx(math.log2(64) / 16)  # 64 codes, one for 4x4 pixels
     assert f"{figures['icons']['psnr']:.2f} dB" in (tmp_path / "card" / "card.md").read_text(encoding="utf-8")
