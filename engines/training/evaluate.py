@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import math
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from engines.runtime import choose_device
 from engines.tasks.generate import generate
 from engines.text.captions import compose
 from engines.training import data, quality
+from engines.training.losses import RandomPerceptual
 from engines.vqgan import decoding
 from engines.vqgan.quantizer import usage
 
@@ -70,64 +72,83 @@ def evaluate_all(name, folder, out, home=None, device="auto", say=print):
 # ---------------------------------------------------------------- VQGAN
 
 
+@torch.no_grad()
 def _vqgan(model, folder, out, say, bench, size=SIZE):
     sets = {"icons": [], "photographs": []}
     for example in data.load(folder, size):
         if example.held_out:
             sets["icons" if example.pixels.shape[2] == 4 else "photographs"].append(data.middle(example.pixels, size))
+    device, perceptual = next(model.parameters()).device, RandomPerceptual()
     figures, table = {}, ""
     for name, shown in sets.items():
         if not shown:
             continue
         say(f"{len(shown)} held-out {name}")
-        rows, tokens, redrawn = [], [], []
+        rows, tokens, redrawn, taken = {}, [], [], 0.0
         for pixels in shown:
-            x = tensors.from_image(Image.fromarray(pixels))
-            with torch.no_grad():
-                y, quantized = model(x.to(model.quantize.embedding.weight.device))
-            image = tensors.to_images(y)[0]
-            y = tensors.from_image(image)
+            image = Image.fromarray(pixels)
+            x = tensors.from_image(image)
+            started = time.perf_counter()
+            y, quantized = model(x.to(device))
+            results = {"ours": tensors.to_images(y)[0]}
+            taken += time.perf_counter() - started
             bits = quantized.indices.numel() * math.log2(model.codebook_config.n_embed) / size**2
-            jpeg, jpeg_bits = _jpeg(Image.fromarray(pixels), bits)
-            z = tensors.from_image(jpeg)
-            ours = metrics.psnr(x, y), metrics.ssim(x, y), bits
-            rows.append([*ours, metrics.psnr(x, z), metrics.ssim(x, z), jpeg_bits])
+            needed = {"ours": bits}
+            for codec in CODECS:
+                results[codec], needed[codec] = _coded(codec, image, bits)
+            for who, result in results.items():
+                z = tensors.from_image(result)
+                measured = metrics.psnr(x, z), metrics.ssim(x, z), perceptual(x, z).item(), needed[who]
+                rows.setdefault(who, []).append(measured)
             tokens.append(quantized.indices.cpu())
-            redrawn.append((Image.fromarray(pixels), image, jpeg))
-        psnr, ssim, bits, jpeg_psnr, jpeg_ssim, jpeg_bits = np.mean(rows, axis=0).tolist()
+            redrawn.append([image, *results.values()])
         used, perplexity = usage(torch.cat(tokens), model.codebook_config.n_embed)
         figures[name] = {
-            "pictures": len(shown), "psnr": psnr, "ssim": ssim, "bits_per_pixel": bits, "jpeg_psnr": jpeg_psnr,
-            "jpeg_ssim": jpeg_ssim, "jpeg_bits_per_pixel": jpeg_bits, "codes_used": used, "perplexity": perplexity,
-        }  # fmt: skip
-        table += (
-            f"| {name} | {len(shown)} | {psnr:.2f} dB | {ssim:.3f} | {bits:.3f} | {jpeg_psnr:.2f} dB | {jpeg_ssim:.3f} "
-            f"| {jpeg_bits:.3f} | {used} of {model.codebook_config.n_embed} | {perplexity:.0f} |\n"
-        )
-        every = max(1, len(redrawn) // 8)
-        picked = redrawn[::every][:8]
-        sheet = pictures.grid([row[i] for i in range(3) for row in picked], len(picked))
+            "pictures": len(shown),
+            "codes_used": used,
+            "perplexity": perplexity,
+            "milliseconds": 1000 * taken / len(shown),
+        }
+        for who, measured in rows.items():
+            psnr, ssim, distance, bits = np.mean(measured, axis=0).tolist()
+            figures[name][who] = {"psnr": psnr, "ssim": ssim, "perceptual": distance, "bits_per_pixel": bits}
+            table += f"| {name}, {who} | {psnr:.2f} dB | {ssim:.3f} | {distance:.3f} | {bits:.3f} |\n"
+        picked = redrawn[:: max(1, len(redrawn) // 8)][:8]
+        sheet = pictures.grid([row[i] for i in range(len(picked[0])) for row in picked], len(picked))
         sheet.save(out / f"{name}.png", optimize=True)
+    codes = "".join(
+        f"Of {row['pictures']} {name}, {row['codes_used']} of {model.codebook_config.n_embed} codes are in use, with a "
+        f"perplexity of {row['perplexity']:.0f}; there and back took {row['milliseconds']:.0f} ms a picture on "
+        f"{device.type}.\n"
+        for name, row in figures.items()
+    )
     body = (
         f"## Held-out pictures\n\nNone of them was in the training; {size}x{size} pixels, icons on white, photographs "
-        "cut from the middle. JPEG is the best that fits into the same bits per pixel, its tables and headers not "
-        "counted; where even its lowest quality needs more, that is shown.\n\n"
-        "| pictures | count | PSNR | SSIM | bits per pixel | JPEG PSNR | JPEG SSIM | JPEG bits per pixel "
-        "| codes used | perplexity |\n"
-        f"|---|---|---|---|---|---|---|---|---|---|\n{table}\n"
-        + "".join(f"![Above the {name}, in the middle ours, below JPEG]({name}.png)\n\n" for name in figures)
+        "cut from the middle. JPEG and WebP are the best that fit into the same bits per pixel, tables and headers "
+        "not counted; where even the lowest quality needs more, that is shown. The perceptual distance is that of "
+        "features of a random network with a fixed seed.\n\n"
+        f"| pictures | PSNR | SSIM | perceptual | bits per pixel |\n|---|---|---|---|---|\n{table}\n{codes}\n"
+        + "".join(f"![From above: {name}, ours, {', '.join(CODECS)}]({name}.png)\n\n" for name in figures)
     )
     return figures, body
 
 
-def _jpeg(image, bits_per_pixel):
-    """The picture after the best JPEG whose entropy-coded part fits into `bits_per_pixel`, and what it needed."""
+CODECS = {
+    # how it is saved, and how many of the bytes are headers
+    "JPEG": ({"subsampling": "4:2:0", "optimize": True}, lambda coded: coded.index(b"\xff\xda")),
+    "WebP": ({"method": 4}, lambda coded: 20),  # of the container and its one chunk
+}
+
+
+def _coded(codec, image, bits_per_pixel):
+    """The picture after the best of a codec that fits into `bits_per_pixel` without its headers, and what it needed."""
+    options, headers = CODECS[codec]
     best = None
     for level in range(1, 96):
         stream = io.BytesIO()
-        image.save(stream, "JPEG", quality=level, subsampling="4:2:0", optimize=True)
-        data = stream.getvalue()
-        bits = 8 * (len(data) - data.index(b"\xff\xda")) / (image.width * image.height)
+        image.save(stream, codec, quality=level, **options)
+        coded = stream.getvalue()
+        bits = 8 * (len(coded) - headers(coded)) / (image.width * image.height)
         if best and bits > bits_per_pixel:
             break
         best = stream, bits

@@ -64,8 +64,24 @@ def test_a_card_of_a_vqgan(folder, tmp_path):
     figures = evaluate.evaluate(str(path), folder, tmp_path / "card", say=lambda text: None)
     held_out = sum(example.held_out for example in tiny.examples(count=120))
     assert sum(row["pictures"] for row in figures.values()) == held_out
-    assert figures["icons"]["bits_per_pixel"] == pytest.approx(math.log2(64) / 16)  # 64 codes, one for 4x4 pixels
-    assert f"{figures['icons']['psnr']:.2f} dB" in (tmp_path / "card" / "card.md").read_text(encoding="utf-8")
+    ours = figures["icons"]["ours"]
+    assert ours["bits_per_pixel"] == pytest.approx(math.log2(64) / 16)  # 64 codes, one for 4x4 pixels
+    assert f"{ours['psnr']:.2f} dB" in (tmp_path / "card" / "card.md").read_text(encoding="utf-8")
+    assert 1 <= figures["icons"]["perplexity"] <= figures["icons"]["codes_used"] <= 64
+
+
+@pytest.mark.parametrize("codec", evaluate.CODECS)
+def test_a_codec_gives_the_best_that_fits(codec):
+    y, x = np.mgrid[:SIZE, :SIZE]
+    image = Image.fromarray(np.stack([4 * x, 4 * y, 255 - 2 * (x + y)], axis=2).clip(0, 255).astype(np.uint8))
+    image.paste("black", (10, 10, 30, 40))
+    small, few = evaluate._coded(codec, image, 0.6)
+    large, many = evaluate._coded(codec, image, 3.0)
+    assert few <= 0.6 < many <= 3.0 and small.size == large.size == image.size
+    errors = [np.square(np.asarray(z).astype(float) - np.asarray(image)).mean() for z in (large, small)]
+    assert errors[0] < errors[1] < 2000
+    lowest = evaluate._coded(codec, image, 0.0)[1]  # even the lowest quality needs something, and says how much
+    assert 0 < lowest <= few
 
 
 def test_there_is_no_card_of_a_text_encoder(folder, tmp_path):
