@@ -11,10 +11,16 @@ from engines import catalog, requests
 from engines.checkpoints import models
 from engines.errors import AtelierError
 from engines.runtime import choose_device
+from engines.tasks.codebook import codebook
 from engines.tasks.generate import alone, generate
 from engines.tasks.reconstruct import reconstruct
 
-TASKS = {requests.GenerateRequest: ("generate", generate), requests.ReconstructRequest: ("reconstruct", reconstruct)}
+# what a request asks for: the task that a model must be able to do, and its function
+TASKS = {
+    requests.GenerateRequest: ("generate", generate),
+    requests.ReconstructRequest: ("reconstruct", reconstruct),
+    requests.CodebookRequest: ("reconstruct", codebook),
+}
 KEPT = 3  # models in memory; the least recently used goes first
 
 

@@ -148,7 +148,17 @@ class ReconstructRequest:
             raise BadRequest("There are a picture and tokens; give one of them.")
 
 
-TASKS = {"generate": GenerateRequest, "reconstruct": ReconstructRequest}
+@dataclass(frozen=True)
+class CodebookRequest:
+    """The whole codebook of a VQGAN, to be looked at."""
+
+    model: str = _free("", "whose codes are shown")
+
+    def __post_init__(self):
+        _check(self)
+
+
+TASKS = {"generate": GenerateRequest, "reconstruct": ReconstructRequest, "codebook": CodebookRequest}
 
 
 @dataclass(frozen=True)
@@ -202,6 +212,21 @@ class ReconstructResult:
     codes_used: int | None = None
     n_embed: int | None = None
     perplexity: float | None = None
+
+
+@dataclass(frozen=True)
+class CodebookResult:
+    """A patch of `factor x factor` pixels a code on one sheet, code after code in rows of `columns`.
+
+    `by_colour` holds all codes, neighbours of like colour.
+    """
+
+    sheet: Image.Image
+    columns: int
+    factor: int
+    by_colour: tuple[int, ...]
+    seconds: float
+    record: dict | None = None
 
 
 def control(request_class, name):

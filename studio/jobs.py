@@ -83,6 +83,13 @@ class Jobs:
             self._changed.notify_all()
         return job
 
+    def aside(self, request):
+        """The result of a request that is no job and leaves nothing behind, such as a look at an edit.
+
+        Blocks, first until the running job is done. Raises `AtelierError` if it fails.
+        """
+        return self._worker.run(request)
+
     def cancel(self, job):
         """Take a waiting job out, or stop the running one within its step; a finished one stays as it is."""
         with self._changed:

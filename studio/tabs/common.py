@@ -4,7 +4,10 @@ import functools
 import html
 import inspect
 import logging
+import os
 import secrets
+import tempfile
+from pathlib import Path
 
 import gradio as gr
 
@@ -85,13 +88,14 @@ def guard(handler):
 
 def status(state, request):
     """A job as one line of HTML: a slim bar while it runs, what came of it after."""
+    job = f'data-job="{state.id}"'
     if state.state == "failed":
-        return f'<div class="status failed" role="alert">{html.escape(state.error)}</div>'
+        return f'<div class="status failed" role="alert" {job}>{html.escape(state.error)}</div>'
     if state.state == "cancelled":
-        return f'<div class="status cancelled">{say(request, "cancelled")}</div>'
+        return f'<div class="status cancelled" {job}>{say(request, "cancelled")}</div>'
     if state.state == "done":
         text = say(request, "done", seconds=state.seconds) if state.seconds else ""
-        return f'<div class="status done">{text}</div>'
+        return f'<div class="status done" {job}>{text}</div>'
     share, words = 0, say(request, "starting")
     if state.state == "waiting":
         words = say(request, "waiting", ahead=state.ahead)
@@ -100,7 +104,7 @@ def status(state, request):
         words = say(request, "step", index=state.progress.index, count=state.progress.count)
         words += " · " + _left(state.seconds_left, request)
     bar = f'<div class="bar"><div style="width:{share:.1%}"></div></div>'
-    return f'<div class="status running" role="status">{bar}<span>{words}</span></div>'
+    return f'<div class="status running" role="status" {job}>{bar}<span>{words}</span></div>'
 
 
 def _left(seconds, request):
@@ -115,6 +119,13 @@ def remembered(studio, job):
         return studio.jobs.state(job) if job else None
     except BadRequest:
         return None
+
+
+def temporary(name, data):
+    """The path of a file of that name and content that the browser may fetch; it goes with the studio's process."""
+    path = Path(tempfile.mkdtemp(dir=os.environ["GRADIO_TEMP_DIR"])) / name
+    path.write_bytes(data)
+    return str(path)
 
 
 def model_control(home, task, info):

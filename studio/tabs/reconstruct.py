@@ -1,7 +1,5 @@
 """The Reconstruct tab: a picture through a VQGAN and back, with its tokens."""
 
-import os
-import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +9,8 @@ from engines.errors import BadPicture
 from engines.requests import ReconstructRequest
 from studio import images
 from studio.jobs import FINAL
-from studio.tabs.common import Upload, control, guard, model_control, named, remembered, status
+from studio.tabs import workshop
+from studio.tabs.common import Upload, control, guard, model_control, named, remembered, status, temporary
 from studio.texts import say, t
 
 
@@ -47,9 +46,10 @@ def draw(studio):
                     difference = _map("difference", "difference")
                 with gr.Column(min_width=160):
                     tokens = _map("token-map", "token_map")
+            bench = workshop.draw()
     return SimpleNamespace(
         fields={"model": model, "max_side": max_side}, image=image, run=run, stop=stop, line=line, figures=figures,
-        slider=slider, difference=difference, tokens=tokens, save=save, reopen=reopen,
+        slider=slider, difference=difference, tokens=tokens, save=save, reopen=reopen, workshop=bench,
     )  # fmt: skip
 
 
@@ -96,7 +96,7 @@ def wire(studio, parts, parts_of, tabs, demo):
                     parts.slider: (result.source or result.reconstruction, result.reconstruction),
                     parts.difference: result.difference,
                     parts.tokens: result.token_map,
-                    parts.save: gr.DownloadButton(value=_file(result.tokens), interactive=result.tokens is not None),
+                    parts.save: _saved(result.tokens),
                 }
             yield update
 
@@ -108,27 +108,23 @@ def wire(studio, parts, parts_of, tabs, demo):
             yield from follow(job, request)
 
     follower = {"inputs": job, "outputs": shown, "show_progress": "hidden", "concurrency_limit": None}
-    parts.run.click(
-        guard(submit),
-        inputs=set(asked.values()),
-        outputs=[job],
-        show_progress="hidden",
-        api_visibility="private",
-    ).success(guard(follow), **follower, api_visibility="private")
-    parts.reopen.upload(
-        guard(reopen), [parts.reopen, parts.fields["model"]], job, show_progress="hidden", api_visibility="private"
-    ).success(guard(follow), **follower, api_visibility="private")
+
+    def run_job(event, submit, inputs):
+        event(guard(submit), inputs, job, show_progress="hidden", api_visibility="private").success(
+            guard(follow), **follower, api_visibility="private"
+        )
+
+    run_job(parts.run.click, submit, set(asked.values()))
+    run_job(parts.reopen.upload, reopen, [parts.reopen, parts.fields["model"]])
+    workshop.wire(studio, parts.workshop, job, parts.save, run_job)
     demo.load(guard(follow_remembered), **follower, api_visibility="private")
     parts.stop.click(guard(lambda job: studio.jobs.cancel(job)), job, None, api_visibility="private")
 
 
-def _file(tokens):
-    """Where the browser can fetch the tokens: a file among gradio's temporary ones, which it tidies up."""
+def _saved(tokens):
     if tokens is None:
-        return None
-    path = Path(tempfile.mkdtemp(dir=os.environ["GRADIO_TEMP_DIR"])) / "tokens.npz"
-    path.write_bytes(tokens)
-    return str(path)
+        return gr.DownloadButton(value=None, interactive=False)
+    return gr.DownloadButton(value=temporary("tokens.npz", tokens), interactive=True)
 
 
 def figures(result, request):

@@ -84,8 +84,16 @@ class Artist:
         return text
 
     def reconstruct(self):
-        """Press Reconstruct and wait; returns the figures by their names."""
+        """Press Reconstruct and wait for the end of its job; returns the figures by their names."""
+        before = self.page.evaluate("document.querySelector('#reconstruct-status .status')?.dataset.job ?? null")
         self.find("#reconstruct-run").click()
+        self.page.wait_for_function(
+            """before => {
+                const done = document.querySelector('#reconstruct-status .done');
+                return done && done.dataset.job !== before;
+            }""",
+            arg=before,
+        )
         return self.figures()
 
     def figures(self):

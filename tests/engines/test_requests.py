@@ -11,7 +11,7 @@ from engines.errors import BadRequest
 from engines.requests import TASKS, GenerateRequest, ReconstructRequest
 
 PICTURE = bytes(range(256)) * 3
-VALID = {"generate": {"prompt": "a red fox"}, "reconstruct": {"image": PICTURE}}
+VALID = {"generate": {"prompt": "a red fox"}, "reconstruct": {"image": PICTURE}, "codebook": {}}
 
 
 def rows(key):

@@ -1,0 +1,141 @@
+"""The workshop, by what a person does there: take a picture up, paint, undo, swap, mix, keep."""
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+from playwright.sync_api import expect
+
+from engines.checkpoints import tokens
+from tests.browser.test_reconstruct import choose
+
+SIDE = 16  # tokens of a picture of 128 pixels
+
+
+@pytest.fixture
+def drawings(tmp_path):
+    """A red disc on white and a blue square on yellow, 128 pixels a side."""
+    paths = []
+    for name, ground, figure, shape in (("a", "white", "red", "ellipse"), ("b", "gold", "blue", "rectangle")):
+        picture = Image.new("RGB", (128, 128), ground)
+        getattr(ImageDraw.Draw(picture), shape)((32, 32, 96, 96), fill=figure)
+        picture.save(tmp_path / f"{name}.png")
+        paths.append(tmp_path / f"{name}.png")
+    return paths
+
+
+@pytest.fixture
+def bench(artist, drawings):
+    artist.tab("Reconstruct")
+    choose(artist, drawings[0])
+    artist.reconstruct()
+    artist.open("Workshop")
+    return take_up(artist)
+
+
+def take_up(artist):
+    answered(artist, artist.find("#workshop-begin").click)
+    expect(artist.find("#workshop-map canvas.map")).to_be_visible()
+    return artist
+
+
+def answered(artist, action):
+    """Do something, and wait until the canvas shows what came of it."""
+    count = "Number(document.querySelector('#workshop-map .token-map')?.dataset.shown ?? 0)"
+    before = artist.page.evaluate(count)
+    action()
+    artist.page.wait_for_function(f"before => {count} > before", arg=before)
+
+
+def saved(artist, tmp_path):
+    """The tokens as they are saved now."""
+    with artist.page.expect_download() as download:
+        artist.find("#reconstruct-save").click()
+    download.value.save_as(tmp_path / "now.npz")
+    return tokens.from_bytes((tmp_path / "now.npz").read_bytes()).indices
+
+
+def stroke(artist, *cells):
+    """Draw over the picture from cell to cell."""
+    canvas = artist.find("#workshop-map canvas.map")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    mouse = artist.page.mouse
+    for number, (row, column) in enumerate(cells):
+        mouse.move(box["x"] + (column + 0.5) / SIDE * box["width"], box["y"] + (row + 0.5) / SIDE * box["height"])
+        if not number:
+            mouse.down()
+    mouse.up()
+
+
+def tool(artist, name):
+    artist.find("#workshop-tool label", has_text=name).click()
+
+
+def test_brush_undo_and_redo(bench, tmp_path):
+    before = saved(bench, tmp_path)
+    bench.find("#workshop-code input").fill("7")
+    bench.find("#workshop-code input").blur()
+    answered(bench, lambda: stroke(bench, (3, 2), (3, 9)))
+    painted = saved(bench, tmp_path)
+    expected = before.copy()
+    expected[3, 2:10] = 7  # every cell on the way, however quick the stroke
+    assert np.array_equal(painted, expected)
+    answered(bench, bench.find("#workshop-undo").click)
+    assert np.array_equal(saved(bench, tmp_path), before)
+    expect(bench.find("#workshop-undo")).to_be_disabled()
+    answered(bench, bench.find("#workshop-redo").click)
+    assert np.array_equal(saved(bench, tmp_path), painted)
+
+
+def test_pick_and_fill(bench, tmp_path):
+    before = saved(bench, tmp_path)
+    tool(bench, "Pick")
+    stroke(bench, (8, 8))
+    expect(bench.find("#workshop-code input")).to_have_value(str(before[8, 8]))
+    tool(bench, "Fill")
+    answered(bench, lambda: stroke(bench, (0, 0)))
+    filled = saved(bench, tmp_path)
+    region = filled != before
+    assert filled[0, 0] == before[8, 8] and len(np.unique(before[region])) == 1
+
+
+def test_a_code_is_chosen_in_the_codebook_and_the_tip_names_it(bench):
+    book = bench.find("#workshop-map canvas.book")
+    box = book.bounding_box()
+    book.hover(position={"x": box["width"] * 0.5, "y": box["height"] * 0.5})
+    tip = bench.find("#workshop-map .tip")
+    expect(tip).to_be_visible()
+    named = tip.inner_text()
+    book.click(position={"x": box["width"] * 0.5, "y": box["height"] * 0.5})
+    expect(bench.find("#workshop-code input")).to_have_value(named)
+
+
+def test_swap_and_mix_with_a_second_picture_and_keep(bench, drawings, tmp_path):
+    artist, first = bench, saved(bench, tmp_path)
+    tool(artist, "Swap")
+    stroke(artist, (5, 5))
+    assert "no second picture" in artist.told("no second picture")
+    artist.find("#workshop-second").click()
+    artist.told("Kept as the second picture")
+    artist.find("#reconstruct-image").get_by_label("Remove Image").click()
+    choose(artist, drawings[1])
+    artist.reconstruct()
+    take_up(artist)
+    second = saved(artist, tmp_path)
+    assert not np.array_equal(first, second)
+    answered(artist, lambda: stroke(artist, (2, 2), (2, 13)))
+    swapped = saved(artist, tmp_path)
+    expected = second.copy()
+    expected[2, 2:14] = first[2, 2:14]
+    assert np.array_equal(swapped, expected)
+    answered(artist, artist.find("#workshop-mix").click)
+    mixed = saved(artist, tmp_path)
+    others = first.copy()
+    others[2, 2:14] = second[2, 2:14]
+    assert ((mixed == expected) | (mixed == others)).all()
+    assert 0.2 < (mixed == others).mean() < 0.9
+
+    artist.find("#workshop-keep").click()
+    cells = artist.find("#reconstruct-figures .figures > div")
+    expect(cells).to_have_count(4)
+    assert np.array_equal(saved(artist, tmp_path), mixed)
