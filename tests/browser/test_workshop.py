@@ -6,6 +6,7 @@ from PIL import Image, ImageDraw
 from playwright.sync_api import expect
 
 from engines.checkpoints import tokens
+from engines.tasks.reconstruct import token_map
 from tests.browser.test_reconstruct import choose
 
 SIDE = 16  # tokens of a picture of 128 pixels
@@ -108,6 +109,22 @@ def test_a_code_is_chosen_in_the_codebook_and_the_tip_names_it(bench):
     named = tip.inner_text()
     book.click(position={"x": box["width"] * 0.5, "y": box["height"] * 0.5})
     expect(bench.find("#workshop-code input")).to_have_value(named)
+
+
+def test_codes_have_the_colours_of_the_token_map(bench, tmp_path):
+    before = saved(bench, tmp_path)
+    answered(bench, bench.find("#workshop-coloured input").check)
+    pixels = bench.page.evaluate(
+        """side => {
+            const canvas = document.querySelector('#workshop-map canvas.map'), cell = canvas.width / side;
+            const all = [...Array(side * side).keys()];
+            return all.map(i => [...canvas.getContext('2d').getImageData(
+                (i % side + 0.5) * cell, (Math.floor(i / side) + 0.5) * cell, 1, 1).data].slice(0, 3));
+        }""",
+        SIDE,
+    )
+    expected = np.asarray(token_map(before, 1, (SIDE, SIDE))).reshape(-1, 3)
+    assert np.abs(np.array(pixels) - expected).max() <= 2
 
 
 def test_swap_and_mix_with_a_second_picture_and_keep(bench, drawings, tmp_path):

@@ -20,7 +20,7 @@ class StandIn:
         self.seen, self.hold = [], threading.Event()
         self.hold.set()
 
-    def run(self, request, on_progress=None, cancelled=None):
+    def run(self, request, on_progress=lambda progress: None, cancelled=lambda: False):
         self.seen.append(request.prompt)
         if request.prompt == "refused":
             raise BadRequest("There is no model called “x”; choose one of: y.")

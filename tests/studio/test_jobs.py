@@ -31,6 +31,17 @@ def test_jobs_run_in_order_and_leave_their_pictures(open_jobs, worker):
             assert request_of(images.read_record(entry.path)) == request(prompt, count=2, seed=5)
 
 
+def test_what_is_asked_aside_leaves_nothing_behind(open_jobs, tmp_path):
+    jobs = open_jobs()
+    assert len(jobs.aside(request("a", count=2)).pictures) == 2
+    with pytest.raises(BadRequest, match="no model called"):
+        jobs.aside(request("refused"))
+    assert not list((tmp_path / "gallery").rglob("*.png"))
+    with sqlite3.connect(tmp_path / "atelier.db") as connection:
+        assert connection.execute("SELECT COUNT(*) FROM jobs").fetchone() == (0,)
+    assert finish(jobs, jobs.submit(request("b"))).state == "done"
+
+
 def test_a_watcher_sees_the_steps_and_who_is_before(open_jobs, worker):
     jobs = open_jobs()
     worker.hold.clear()
