@@ -112,28 +112,36 @@ function tell(event) {
 }
 
 element.addEventListener('pointerdown', event => {
-  if (!value || event.button) return;
-  if (event.target.matches('.book')) {
-    const code = codeAt(event.target, event);
-    if (code !== null && code !== undefined) { value.code = code; drawBook(); trigger('choose', {code}); }
-  } else if (event.target.matches('.map')) {
-    const found = place(event.target, event, value.width, value.height);
-    if (!found) return;
-    event.target.setPointerCapture(event.pointerId);
-    stroke = [];
-    reach(found);
-    drawMap();
-  }
+  if (!value || event.button || !event.isPrimary || !event.target.matches('.map')) return;
+  const found = place(event.target, event, value.width, value.height);
+  if (!found) return;
+  event.target.setPointerCapture(event.pointerId);
+  stroke = [];
+  reach(found);
+  drawMap();
 });
 element.addEventListener('pointermove', event => {
   tell(event);
-  const found = stroke && event.buttons && place(part('.map'), event, value.width, value.height);
+  const found = stroke && event.isPrimary && place(part('.map'), event, value.width, value.height);
   if (found) { reach(found); drawMap(); }
 });
-element.addEventListener('pointerup', () => {
-  if (stroke) trigger('stroke', {cells: stroke});
+element.addEventListener('pointerup', event => {
+  if (!stroke || !event.isPrimary) return;
+  trigger('stroke', {cells: stroke, code: value.code});
+  stroke = null;
+  drawMap();
 });
-element.addEventListener('pointercancel', () => { stroke = null; draw(); });
+element.addEventListener('pointercancel', () => {
+  stroke = null;
+  if (value) drawMap();
+});
 element.addEventListener('pointerleave', () => { part('.tip').hidden = true; });
+element.addEventListener('click', event => {
+  const code = value && event.target.matches('.book') ? codeAt(event.target, event) : null;
+  if (code === null || code === undefined) return;
+  value.code = code;
+  drawBook();
+  trigger('choose', {code});
+});
 watch('value', load);
 load();

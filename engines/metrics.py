@@ -28,7 +28,7 @@ def kid(x, y):
 
 
 def mmd(x, y):
-    """The same under a Gaussian kernel as wide as the median distance in `y` (Gretton et al., 2012, eq. 3)."""
+    """The same under the kernel exp(-d^2 / m), `m` the median squared distance in `y` (Gretton et al., 2012, eq. 3)."""
     distances = torch.cdist(y.double(), y.double()).square()
     width = distances[~torch.eye(len(y), dtype=torch.bool)].median()
     return _mmd(x, y, lambda a, b: torch.exp(-torch.cdist(a, b).square() / width))

@@ -171,7 +171,7 @@ def _reconstruct(arguments):
     if arguments.save_tokens:
         if result.tokens is None:
             raise BadRequest("This model has no tokens to write; choose a VQGAN.")
-        arguments.save_tokens.write_bytes(result.tokens)
+        images.write_bytes(arguments.save_tokens, result.tokens)
     if arguments.out == "-":
         sys.stdout.buffer.write(images.png_bytes(result.reconstruction))
         return None

@@ -1,5 +1,6 @@
 """What the browser and the disk send, as pictures; and pictures with their record, as PNG."""
 
+import base64
 import contextlib
 import io
 import json
@@ -73,6 +74,11 @@ def read_record(source):
     raise BadPicture("This picture holds no settings: only PNG files made by Atelier, unchanged since, hold them.")
 
 
+def data_url(image):
+    """The picture as PNG inside a URL."""
+    return "data:image/png;base64," + base64.b64encode(png_bytes(image)).decode()
+
+
 def png_bytes(image):
     """The picture as PNG."""
     stream = io.BytesIO()
@@ -85,14 +91,21 @@ def write_png(path, image, record):
 
     Raises `OSError` if the disk refuses; what was half written is gone then, and an older file is as it was.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = PngImagePlugin.PngInfo()
     text.add_itxt(RECORD, json.dumps(record, ensure_ascii=False))
+    stream = io.BytesIO()
+    image.save(stream, "PNG", pnginfo=text)
+    write_bytes(path, stream.getvalue())
+
+
+def write_bytes(path, data):
+    """Write a file: a temporary one, synced, then renamed. Raises `OSError` as `write_png` does."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
     try:
         with open(temporary, "wb") as stream:
-            image.save(stream, "PNG", pnginfo=text)
+            stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)

@@ -57,13 +57,26 @@ TABLE = {
     ),
     "workshop": ("Workshop", "工坊"),
     "workshop.help": (
-        "Change the picture token by token: paint with a code, exchange regions with another picture, or mix two.",
-        "逐个词元地修改图片：用编码绘画，与另一张图片交换区域，或把两张图片混合。",
+        "Change the picture token by token: paint with a code, exchange regions with another picture, or mix two. "
+        "While a picture is drawn elsewhere, edits wait for it.",
+        "逐个词元地修改图片：用编码绘画，与另一张图片交换区域，或把两张图片混合。别处正在生成时，编辑会等待。",
     ),
     "workshop.begin": ("Take up the picture above", "开始编辑上面的图片"),
     "workshop.nothing": (
         "There are no tokens to work on yet: reconstruct a picture with a VQGAN first.",
         "还没有可以编辑的词元：请先用 VQGAN 重建一张图片。",
+    ),
+    "workshop.expired": (
+        "This picture is no longer held in memory: reconstruct it again, or open its saved tokens.",
+        "这张图片已不在内存中：请重新重建，或打开保存的词元。",
+    ),
+    "workshop.gone": (
+        "This page was away for too long, and its edit is gone: take the picture up again, or open its saved tokens.",
+        "页面离开太久，编辑已丢失：请重新开始编辑，或打开保存的词元。",
+    ),
+    "workshop.no_code": (
+        "There is no such code; take a whole number from 0 to {last}.",
+        "没有这个编码；请填 0 到 {last} 的整数。",
     ),
     "workshop.no_second": (
         "There is no second picture yet: take one up, press “Keep as the second picture”, then take up the other.",
@@ -81,8 +94,8 @@ TABLE = {
     "tool.swap": ("Swap", "交换"),
     "token_code": ("Code", "编码"),
     "token_code.help": (
-        "what is painted; choose it in the codebook or with Pick",
-        "用来绘画的编码；在码本中选，或用“取码”",
+        "what is painted; choose it in the codebook, with Pick, or type it and press Enter",
+        "用来绘画的编码；在码本中选，用“取码”，或输入后按回车",
     ),
     "codes": ("Codebook", "码本"),
     "codes.help": ("in which order all codes are shown", "全部编码按什么顺序显示"),

@@ -6,13 +6,13 @@ import gradio as gr
 
 SCRIPT = Path(__file__).parent.parent / "assets" / "token_map.js"
 CANVASES = (
-    '<div class="token-map"><canvas class="map"></canvas><canvas class="book"></canvas>'
+    '<div class="token-map"><canvas class="map"></canvas><div class="shelf"><canvas class="book"></canvas></div>'
     '<div class="tip" hidden><canvas width="40" height="40"></canvas><span></span></div></div>'
 )
 
 
 class TokenMap(gr.HTML):
-    """Shows its value and reports `stroke` with the `cells` passed over and `choose` with a `code`.
+    """Shows its value; reports `stroke`, with its `cells` and the chosen `code`, and `choose`, with a `code`.
 
     The value is None or a dict: `width`, `height` and `tokens` of the map, row after row; `picture`, a data
     URL; `sheet`, the codebook's patches as a file, `factor` pixels a side in rows of `columns`; `order`, the

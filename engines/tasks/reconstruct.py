@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from engines import metrics, pictures, tensors
+from engines import metrics, pictures, requests, tensors
 from engines.checkpoints import tokens as token_files
 from engines.errors import AtelierError, BadPicture, BadRequest
 from engines.requests import Progress, ReconstructResult
@@ -64,6 +64,9 @@ def _opened(data, model):
         )
     height, width = saved.indices.shape
     factor = model.config.factor
+    longest = requests.control(requests.ReconstructRequest, "max_side")["high"]
+    if max(saved.indices.shape) * factor > longest + factor:
+        raise BadPicture(f"The tokens in this file make a picture of over {longest} pixels a side; open a smaller one.")
     fits = saved.size[0] <= width * factor and saved.size[1] <= height * factor
     if saved.indices.max() >= model.codebook_config.n_embed or not fits:
         raise BadPicture("The tokens in this file contradict its model or its size; it is damaged.")

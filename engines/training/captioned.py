@@ -68,7 +68,7 @@ class CaptionedLatents:
         self.recipe, self.first_stage, self.device = recipe, first_stage, device
         self.rows = self._variants(data.not_held_out(examples), recipe.variants, report)
         held_out = [example for example in examples if example.held_out]
-        self.held_out = self._variants(held_out[:: max(1, len(held_out) // HELD_OUT)][:HELD_OUT], 1, None)
+        self.held_out = self._variants(data.evenly(held_out, HELD_OUT), 1, None)
         icons = [i for i, row in enumerate(self.rows) if row.is_icon]
         photos = [i for i, row in enumerate(self.rows) if not row.is_icon]
         self._pools = [pool for pool in (icons, photos) if pool]

@@ -152,6 +152,12 @@ def crop(pixels, side, rng):
     return pixels[top : top + side, left : left + side]
 
 
+def evenly(rows, count):
+    """Up to `count` of `rows`, as far apart as they can be."""
+    count = min(count, len(rows))
+    return [rows[i * len(rows) // count] for i in range(count)]
+
+
 def middle(pixels, side):
     """The `side x side` window in the middle, on white."""
     pixels = on_background(pixels, (255, 255, 255))

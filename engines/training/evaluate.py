@@ -31,20 +31,57 @@ SIDES = {"seen": False, "held out": True}
 STYLE_WORDS = ("red heart", "pizza", "cat face", "house", "green apple", "bus")
 
 
-def evaluate(name, folder, out, home=None, device="auto", say=print, bench=None):
+def evaluate(name, folder, out, home=None, device="auto", say=print):
     """Measure the model `name` on the held-out pictures of `folder`, and write `card.md` and its pictures to `out`.
 
     Returns the figures. The card in the model file, which names the training, comes along, and so does
-    `about.md` of the folder `out`, where people have written what no measurement says. `bench` is a
-    `quality.Bench` of the same folder, if one is made already.
+    `about.md` of the folder `out`, where people have written what no measurement says.
     """
-    row = catalog.find(name, home=home)
-    model = models.load(row.path).to(choose_device(device))
+    return _evaluate(catalog.find(name, home=home), Folder(folder, device, say), out)
+
+
+def evaluate_all(name, folder, out, home=None, device="auto", say=print):
+    """`evaluate` for the model `name`, or for an empty name every model of the catalog that can be measured.
+
+    Each gets a folder of `out`, which receives all figures as `quality.json`. Returns them by model.
+    """
+    every = [row for row in catalog.catalog(home).values() if row.family in MEASURES]
+    rows = [catalog.find(name, home=home)] if name else every
+    shared, figures = Folder(folder, device, say), {}
+    for row in rows:
+        say(f"\n{row.id}")
+        figures[row.id] = _evaluate(row, shared, Path(out) / row.id)
+        (Path(out) / "quality.json").write_text(json.dumps(figures, indent=2), encoding="utf-8")
+    return figures
+
+
+class Folder:
+    """A folder of pictures to measure on, read and judged once however many models are measured."""
+
+    def __init__(self, path, device, say):
+        self.path, self.device, self.say = Path(path), choose_device(device), say
+        self._examples, self._benches = {}, {}
+
+    def examples(self, size):
+        if size not in self._examples:
+            self._examples[size] = data.load(self.path, size)
+        return self._examples[size]
+
+    def bench(self, size):
+        if size not in self._benches:
+            self._benches[size] = quality.bench(self.examples(size), size, self.device, self.say)
+        return self._benches[size]
+
+
+def _evaluate(row, folder, out):
     if row.family not in MEASURES:
         raise BadRequest(f"There is no evaluation for {row.family} models; there is for {', '.join(MEASURES)}.")
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    figures, body = MEASURES[row.family](model, Path(folder), out, say, bench)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadRequest(f"{out} cannot be made a folder; choose another.") from error
+    figures, body = MEASURES[row.family](models.load(row.path).to(folder.device), folder, out)
     head = "\n".join(f"| {key} | {value} |" for key, value in row.card.items() if value)
     digest = files.sha256(row.path)
     head = f"# {row.id}\n\n| | |\n|---|---|\n| family | {row.family} |\n{head}\n| SHA-256 | `{digest}` |\n\n"
@@ -54,28 +91,13 @@ def evaluate(name, folder, out, home=None, device="auto", say=print, bench=None)
     return figures
 
 
-def evaluate_all(name, folder, out, home=None, device="auto", say=print):
-    """`evaluate` for the model `name`, or for an empty name every model of the catalog that can be measured.
-
-    Each gets a folder of `out`, which receives all figures as `quality.json`. Returns them by model.
-    """
-    names = [name] if name else [row.id for row in catalog.catalog(home).values() if row.family in MEASURES]
-    bench = quality.bench(data.load(Path(folder), SIZE), SIZE, choose_device(device), say)
-    figures = {}
-    for each in names:
-        say(f"\n{each}")
-        figures[each] = evaluate(each, folder, Path(out) / Path(each).stem, home, device, say, bench)
-    (Path(out) / "quality.json").write_text(json.dumps(figures, indent=2), encoding="utf-8")
-    return figures
-
-
 # ---------------------------------------------------------------- VQGAN
 
 
 @torch.no_grad()
-def _vqgan(model, folder, out, say, bench, size=SIZE):
+def _vqgan(model, folder, out, size=SIZE):
     sets = {"icons": [], "photographs": []}
-    for example in data.load(folder, size):
+    for example in folder.examples(size):
         if example.held_out:
             sets["icons" if example.pixels.shape[2] == 4 else "photographs"].append(data.middle(example.pixels, size))
     device, perceptual = next(model.parameters()).device, RandomPerceptual()
@@ -83,7 +105,7 @@ def _vqgan(model, folder, out, say, bench, size=SIZE):
     for name, shown in sets.items():
         if not shown:
             continue
-        say(f"{len(shown)} held-out {name}")
+        folder.say(f"{len(shown)} held-out {name}")
         rows, tokens, redrawn, taken = {}, [], [], 0.0
         for pixels in shown:
             image = Image.fromarray(pixels)
@@ -92,7 +114,7 @@ def _vqgan(model, folder, out, say, bench, size=SIZE):
             y, quantized = model(x.to(device))
             results = {"ours": tensors.to_images(y)[0]}
             taken += time.perf_counter() - started
-            bits = quantized.indices.numel() * math.log2(model.codebook_config.n_embed) / size**2
+            bits = quantized.indices.numel() * math.log2(model.codebook_config.n_embed) / (image.width * image.height)
             needed = {"ours": bits}
             for codec in CODECS:
                 results[codec], needed[codec] = _coded(codec, image, bits)
@@ -113,7 +135,7 @@ def _vqgan(model, folder, out, say, bench, size=SIZE):
             psnr, ssim, distance, bits = np.mean(measured, axis=0).tolist()
             figures[name][who] = {"psnr": psnr, "ssim": ssim, "perceptual": distance, "bits_per_pixel": bits}
             table += f"| {name}, {who} | {psnr:.2f} dB | {ssim:.3f} | {distance:.3f} | {bits:.3f} |\n"
-        picked = redrawn[:: max(1, len(redrawn) // 8)][:8]
+        picked = data.evenly(redrawn, 8)
         sheet = pictures.grid([row[i] for i in range(len(picked[0])) for row in picked], len(picked))
         sheet.save(out / f"{name}.png", optimize=True)
     codes = "".join(
@@ -123,10 +145,10 @@ def _vqgan(model, folder, out, say, bench, size=SIZE):
         for name, row in figures.items()
     )
     body = (
-        f"## Held-out pictures\n\nNone of them was in the training; {size}x{size} pixels, icons on white, photographs "
-        "cut from the middle. JPEG and WebP are the best that fit into the same bits per pixel, tables and headers "
-        "not counted; where even the lowest quality needs more, that is shown. The perceptual distance is that of "
-        "features of a random network with a fixed seed.\n\n"
+        f"## Held-out pictures\n\nNone of them was in the training; {image.width}x{image.height} pixels, icons on "
+        "white, photographs cut from the middle. JPEG and WebP are the best that fit into the same bits per pixel, "
+        "tables and headers not counted; where even the lowest quality needs more, that is shown. The perceptual "
+        "distance is that of features of a random network with a fixed seed.\n\n"
         f"| pictures | PSNR | SSIM | perceptual | bits per pixel |\n|---|---|---|---|---|\n{table}\n{codes}\n"
         + "".join(f"![From above: {name}, ours, {', '.join(CODECS)}]({name}.png)\n\n" for name in figures)
     )
@@ -158,12 +180,12 @@ def _coded(codec, image, bits_per_pixel):
 # ---------------------------------------------------------------- models that draw
 
 
-def _drawer(model, folder, out, say, bench):
-    size = model.config.size
-    examples = data.load(folder, size)
-    icons = sorted((e for e in examples if e.text and e.style), key=lambda e: hashlib.sha256(e.name.encode()).digest())
+def _drawer(model, folder, out):
+    size, say = model.config.size, folder.say
+    styled = [e for e in folder.examples(size) if e.text and e.style in STYLES]
+    icons = sorted(styled, key=lambda e: hashlib.sha256(e.name.encode()).digest())
     if all(e.held_out for e in icons):
-        raise BadRequest(f"No pictures of {folder} that are trained on have captions with styles; the card needs some.")
+        raise BadRequest(f"No pictures of {folder.path} to train on have captions with styles; the card needs some.")
     chosen = [example for style in STYLES for example in [e for e in icons if e.style == style][:10]]
     say(f"{len(chosen)} prompts, seeds 0 to {SEEDS - 1}")
     rows = [_draw(model, compose(example.text, example.style), SEEDS) for example in chosen]
@@ -197,8 +219,7 @@ def _drawer(model, folder, out, say, bench):
     loss, meaning = LOSSES[model.family]
     sides = {name: [e for e in icons if e.held_out is held_out][:256] for name, held_out in SIDES.items()}
     losses = {name: loss(model, part) for name, part in sides.items() if part}
-    bench = bench or quality.bench(examples, size, model.device, say)
-    measures = quality.measure(bench, model, say)
+    measures = quality.measure(folder.bench(size), model, say)
     figures = {"prompts": len(chosen), "held_out_prompts": sum(e.held_out for e in chosen), "loss": losses}
     figures["quality"] = measures
     chinese = "English and Chinese, seeds 0 and 1 each:\n\n![Chinese](chinese.png)\n\n" if both else ""
@@ -236,20 +257,21 @@ def _velocity_loss(model, examples, times=16):
             denoised = denoiser(x0 + sigma.view(-1, 1, 1, 1) * n, sigma, **words)
             # a velocity n - x0 is wrong by (denoised - x0) / t where t = sigma / (1 + sigma)
             error = (denoised - x0) * ((1 + sigma) / sigma).view(-1, 1, 1, 1)
-            total.append(error.square().mean().item())
+            total += error.square().mean((1, 2, 3)).tolist()
     return float(np.mean(total))
 
 
 @torch.no_grad()
 def _token_loss(model, examples, times=16):
-    total = []
+    total, count = 0.0, 0
     for first, tokens, words in _batches(model, examples):
         for i, share in enumerate(np.linspace(0.05, 0.95, times)):
             places = tensors.noise(_numbers(i, first, tokens), (tokens[0].numel(),))
             hidden = decoding.hide(places, [share] * len(tokens)).view_as(tokens).to(model.device)
             logits = model.transformer(tokens, hidden, **words)
-            total.append(F.cross_entropy(logits[hidden], tokens[hidden]).item())
-    return float(np.mean(total))
+            total += F.cross_entropy(logits[hidden], tokens[hidden], reduction="sum").item()
+            count += int(hidden.sum())
+    return total / count
 
 
 def _batches(model, examples, size=32):

@@ -48,7 +48,7 @@ def train(trainer, out, *, steps=None, minutes=None, warmup=200, resume=False, r
             losses = trainer.step(index, share)
             index += 1
             if not all(math.isfinite(value) for value in losses.values()):
-                raise AtelierError(f"The loss is no number at step {index}; go on from the checkpoint with --resume.")
+                raise AtelierError(f"The loss is no number at step {index}; begin anew with another preset.")
             log.append({"step": index, **losses})
             pace = (time.monotonic() - started) / (index - first)
             if steps is None and index - first == 20:
@@ -159,7 +159,8 @@ def _save(trainer, out, index, steps, log):
     part = out / (LOG + ".part")
     part.write_text("".join(json.dumps(row) + "\n" for row in log), encoding="utf-8")
     part.replace(out / LOG)
-    metadata = {"step": index, "steps": steps, "fingerprint": trainer.fingerprint(), "rest": rest}
+    command = trainer.card.get("command", "")
+    metadata = {"step": index, "steps": steps, "command": command, "fingerprint": trainer.fingerprint(), "rest": rest}
     files.save(out / CHECKPOINT, tensors, metadata)
     plot(log).save(out / "losses.png")
     trainer.samples().save(out / f"samples-{index:06d}.png")
@@ -184,6 +185,8 @@ def _resume(trainer, out, steps, minutes):
     steps = steps or (None if minutes else metadata["steps"])
     if steps and index >= steps and (out / MODEL).exists():
         raise BadRequest(f"The run in {out} has had its {index} steps; ask for more with --steps or --minutes.")
+    if metadata["command"]:
+        trainer.card["command"] = metadata["command"]  # that which began the run
     tensors = load_file(out / CHECKPOINT)
     torch.set_rng_state(tensors.pop("generator"))
     if "generator of the GPU" in tensors:

@@ -52,10 +52,10 @@ def bench(examples, size, device="cpu", say=print):
         if step % max(1, steps // 10) == 0:
             say(f"the judge learns: step {step} of {steps}")
 
-    judge = train_judge(icons, device=device, report=report)
-    random = RandomPerceptual().to(device)
+    judge = train_judge(icons, device=device, report=report).cpu()  # where the pictures are
+    random = RandomPerceptual()
     spaces = {"judge": judge.features, "random network": lambda x: _statistics(random, x)}
-    return Bench(seen[:: max(1, len(seen) // SEEN)][:SEEN], held_out, judge, spaces, size)
+    return Bench(data.evenly(seen, SEEN), held_out, judge, spaces, size)
 
 
 def _statistics(network, x):
@@ -68,7 +68,7 @@ def measure(bench, model, say=print):
     """The figures of one model that draws, as nested dicts of numbers; None where captions are fewer than `FEWEST`."""
     if len(bench.held_out) < FEWEST:
         return None
-    prompts = bench.held_out[:: max(1, len(bench.held_out) // PROMPTS)][:PROMPTS]
+    prompts = data.evenly(bench.held_out, PROMPTS)
     pictures, seconds = _drawn(model, [compose(e.text, e.style) for e in prompts], bench.size, say)
     chinese = [e for e in prompts if e.text_zh]
     in_chinese, _ = _drawn(model, [compose(e.text_zh, e.style) for e in chinese], bench.size, say)

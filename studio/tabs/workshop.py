@@ -1,6 +1,5 @@
 """The workshop of the Reconstruct tab: the tokens of a picture, to be looked at and changed by hand."""
 
-import base64
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
@@ -18,6 +17,7 @@ from studio.token_map import TokenMap
 
 TOOLS = ("brush", "fill", "pick", "swap")
 ORDERS = ("number", "use", "colour")
+STEPS_KEPT = 200  # of an edit, to be undone
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,9 @@ class Edit:
     size: tuple[int, int]  # of the picture in pixels
     history: tuple[np.ndarray, ...]
     position: int = 0
+    picture: str = ""  # of the tokens that are shown, as a data URL; empty until it is drawn
     second: np.ndarray | None = None  # the tokens of another picture, to swap and mix with
+    code: int = 0  # what the brush paints
 
     @property
     def tokens(self):
@@ -39,14 +41,26 @@ class Edit:
         """The edit with new tokens; what was undone before is forgotten. Nothing new is no step."""
         if np.array_equal(tokens, self.tokens):
             return self
-        return replace(self, history=(*self.history[: self.position + 1], tokens), position=self.position + 1)
+        history = (*self.history[: self.position + 1], tokens.astype(self.tokens.dtype))[-STEPS_KEPT:]
+        return replace(self, history=history, position=len(history) - 1, picture="")
 
     def moved(self, steps):
         """The edit undone (-1) or done again (+1); at either end it stays as it is."""
-        return replace(self, position=min(max(self.position + steps, 0), len(self.history) - 1))
+        position = min(max(self.position + steps, 0), len(self.history) - 1)
+        return self if position == self.position else replace(self, position=position, picture="")
 
     def file(self):
         return token_files.to_bytes(token_files.Tokens(self.tokens, self.size, self.sha256))
+
+
+@dataclass(frozen=True)
+class Book:
+    """The codebook that an edit paints from: the file of its sheet, how it lies there, and its codes by colour."""
+
+    sheet: str
+    columns: int
+    factor: int
+    by_colour: tuple[int, ...]
 
 
 def draw():
@@ -61,7 +75,7 @@ def draw():
                     elem_id="workshop-tool",
                 )  # fmt: skip
                 code = gr.Number(
-                    0, label=t("token_code"), info=t("token_code.help"), precision=0, minimum=0, elem_id="workshop-code"
+                    0, label=t("token_code"), info=t("token_code.help"), precision=0, elem_id="workshop-code"
                 )
             canvas = TokenMap(elem_id="workshop-map")
             with gr.Row():
@@ -92,108 +106,142 @@ def wire(studio, parts, job, save, run_job):
     `job` holds the id of the job whose picture is taken up; `save` is the button that downloads tokens;
     `run_job(event, function, inputs)` makes an event run a function that submits a job, and shows what comes of it.
     """
-    view = [parts.code, parts.order, parts.coloured]
-    shown = [parts.edit, parts.canvas, parts.undo, parts.redo, save]
+    state = [parts.edit, parts.book]
+    view = [parts.order, parts.coloured]
+    shown = [parts.edit, parts.canvas, parts.code, parts.undo, parts.redo, save]
 
-    def begin(job, before, code, order, coloured, request: gr.Request):
+    def begin(job, before, order, coloured, request: gr.Request):
         state = remembered(studio, job)
-        if state is None or state.result is None or getattr(state.result, "tokens", None) is None:
+        if state is not None and state.state == "done" and state.result is None:
+            raise BadRequest(say(request, "workshop.expired"))
+        if state is None or getattr(state.result, "tokens", None) is None:
             raise BadRequest(say(request, "workshop.nothing"))
         saved = token_files.from_bytes(state.result.tokens)
         name = state.result.record["request"]["model"]
         codes = studio.jobs.aside(CodebookRequest(name))
-        book = {
-            "sheet": temporary("codebook.png", images.png_bytes(codes.sheet)),
-            "columns": codes.columns,
-            "factor": codes.factor,
-            "by_colour": codes.by_colour,
-        }
-        edit = Edit(name, saved.model, saved.size, (saved.indices,), second=before.second if before else None)
-        return show(edit, book, code, order, coloured, state.result.reconstruction) | {
-            parts.book: book,
-            parts.bench: gr.Column(visible=True),
-            parts.code: gr.Number(maximum=len(codes.by_colour) - 1),
-        }
+        sheet = temporary("codebook.png", images.png_bytes(codes.sheet))
+        book = Book(sheet, codes.columns, codes.factor, codes.by_colour)
+        edit = Edit(name, saved.model, saved.size, (saved.indices.astype(np.uint32),))
+        if before and before.sha256 == edit.sha256:  # the codes of another model mean something else
+            edit = replace(edit, second=before.second, code=before.code)
+        edit = replace(edit, picture=images.data_url(state.result.reconstruction))
+        return show(edit, book, order, coloured) | {parts.book: book, parts.bench: gr.Column(visible=True)}
 
-    def show(edit, book, code, order, coloured, picture=None):
-        if picture is None:
-            picture = studio.jobs.aside(ReconstructRequest(model=edit.model, tokens=edit.file())).reconstruction
-        n_embed = len(book["by_colour"])
+    def show(edit, book, order, coloured):
+        if not edit.picture:
+            drawn = studio.jobs.aside(ReconstructRequest(model=edit.model, tokens=edit.file())).reconstruction
+            edit = replace(edit, picture=images.data_url(drawn))
+        n_embed = len(book.by_colour)
         high, wide = edit.tokens.shape
         used = np.bincount(edit.tokens.reshape(-1), minlength=n_embed)
-        orders = {
-            "number": range(n_embed),
-            "use": np.argsort(-used, kind="stable").tolist(),
-            "colour": book["by_colour"],
-        }
+        orders = {"number": range(n_embed), "use": np.argsort(-used, kind="stable").tolist(), "colour": book.by_colour}
         value = {
             "width": wide,
             "height": high,
             "tokens": edit.tokens.reshape(-1).tolist(),
-            "picture": "data:image/png;base64," + base64.b64encode(images.png_bytes(picture)).decode(),
-            "sheet": {"path": book["sheet"], "meta": {"_type": "gradio.FileData"}},
-            "columns": book["columns"],
-            "factor": book["factor"],
+            "picture": edit.picture,
+            "sheet": {"path": book.sheet, "meta": {"_type": "gradio.FileData"}},
+            "columns": book.columns,
+            "factor": book.factor,
             "order": list(orders[order]),
-            "code": int(code or 0),
+            "code": edit.code,
             "coloured": coloured,
         }
         return {
             parts.edit: edit,
             parts.canvas: value,
+            parts.code: edit.code,
             parts.undo: gr.Button(interactive=edit.position > 0),
             parts.redo: gr.Button(interactive=edit.position < len(edit.history) - 1),
             save: gr.DownloadButton(value=temporary("tokens.npz", edit.file()), interactive=True),
         }
 
-    def stroke(edit, book, tool, code, order, coloured, event: gr.EventData, request: gr.Request):
-        cells = [(int(row), int(column)) for row, column in event.cells]
-        if tool == "pick":
-            code = int(edit.tokens[cells[-1]])
-            return show(edit, book, code, order, coloured) | {parts.code: code}
-        if tool == "swap":
-            others = other(edit, request)
-            tokens, others = editing.swap(edit.tokens, others, cells)
-            return show(replace(edit.after(tokens), second=others), book, code, order, coloured)
-        fills = tool == "fill"
-        tokens = editing.fill(edit.tokens, cells[0], code) if fills else editing.paint(edit.tokens, cells, code)
-        return show(edit.after(tokens), book, code, order, coloured)
+    def held(edit, request):
+        # gradio forgets a page that was away for an hour
+        if edit is None:
+            raise BadRequest(say(request, "workshop.gone"))
+        return edit
 
-    def choose(event: gr.EventData):
-        return event.code
+    def stroke(edit, book, order, coloured, tool, event: gr.EventData, request: gr.Request):
+        edit = held(edit, request)
+        cells = _cells(event, edit.tokens.shape)
+        if not cells:
+            return show(edit, book, order, coloured)
+        if tool == "pick":
+            edit = replace(edit, code=int(edit.tokens[cells[-1]]))
+        elif tool == "swap":
+            tokens, others = editing.swap(edit.tokens, other(edit, request), cells)
+            edit = replace(edit.after(tokens), second=others)
+        else:
+            edit = chosen(edit, book, event.code, request)
+            if tool == "fill":
+                edit = edit.after(editing.fill(edit.tokens, cells[0], edit.code))
+            else:
+                edit = edit.after(editing.paint(edit.tokens, cells, edit.code))
+        return show(edit, book, order, coloured)
+
+    def chosen(edit, book, code, request):
+        if not isinstance(code, int) or not 0 <= code < len(book.by_colour):
+            raise BadRequest(say(request, "workshop.no_code", last=len(book.by_colour) - 1))
+        return replace(edit, code=code)
+
+    def choose(edit, book, order, coloured, event: gr.EventData, request: gr.Request):
+        return show(chosen(held(edit, request), book, event.code, request), book, order, coloured)
+
+    def enter(edit, book, order, coloured, code, request: gr.Request):
+        return show(chosen(held(edit, request), book, code, request), book, order, coloured)
 
     def other(edit, request):
         if edit.second is None:
             raise BadRequest(say(request, "workshop.no_second"))
         return edit.second
 
-    def mix(edit, book, share, code, order, coloured, request: gr.Request):
-        return show(edit.after(editing.mix(edit.tokens, other(edit, request), share)), book, code, order, coloured)
+    def mix(edit, book, order, coloured, share, request: gr.Request):
+        edit = held(edit, request)
+        tokens = editing.mix(edit.tokens, other(edit, request), share, seed=edit.position)
+        return show(edit.after(tokens), book, order, coloured)
 
     def move(steps):
-        def moved(edit, book, code, order, coloured):
-            return show(edit.moved(steps), book, code, order, coloured)
+        def moved(edit, book, order, coloured, request: gr.Request):
+            return show(held(edit, request).moved(steps), book, order, coloured)
 
         return moved
 
     def remember(edit, request: gr.Request):
+        edit = held(edit, request)
         gr.Info(say(request, "workshop.remembered"))
         return replace(edit, second=edit.tokens)
 
-    def keep(edit):
+    def keep(edit, request: gr.Request):
+        edit = held(edit, request)
         return studio.jobs.submit(ReconstructRequest(model=edit.model, tokens=edit.file()))
 
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
-    state = [parts.edit, parts.book]
+    # One after the other, and none dropped: each takes up what the one before has left.
+    queued = quiet | {"trigger_mode": "multiple", "concurrency_id": "workshop", "concurrency_limit": 1}
     parts.begin.click(lambda: gr.Button(interactive=False), None, parts.begin, **quiet).then(
-        guard(begin), [job, parts.edit, *view], [*shown, parts.book, parts.bench, parts.code], **quiet
+        guard(begin), [job, parts.edit, *view], [*shown, parts.book, parts.bench], **queued
     ).then(lambda: gr.Button(interactive=True), None, parts.begin, **quiet)
-    parts.canvas.stroke(guard(stroke), [*state, parts.tool, *view], [*shown, parts.code], **quiet)
-    parts.canvas.choose(guard(choose), None, parts.code, **quiet)
-    parts.undo.click(guard(move(-1)), [*state, *view], shown, **quiet)
-    parts.redo.click(guard(move(1)), [*state, *view], shown, **quiet)
-    parts.mix.click(guard(mix), [*state, parts.share, *view], shown, **quiet)
-    parts.second.click(guard(remember), parts.edit, parts.edit, **quiet)
-    for control in (parts.order, parts.coloured):
-        control.input(guard(move(0)), [*state, *view], shown, **quiet)
+    parts.canvas.stroke(guard(stroke), [*state, *view, parts.tool], shown, **queued)
+    parts.canvas.choose(guard(choose), [*state, *view], shown, **queued)
+    parts.code.submit(guard(enter), [*state, *view, parts.code], shown, **queued)
+    parts.undo.click(guard(move(-1)), [*state, *view], shown, **queued)
+    parts.redo.click(guard(move(1)), [*state, *view], shown, **queued)
+    parts.mix.click(guard(mix), [*state, *view, parts.share], shown, **queued)
+    parts.second.click(guard(remember), parts.edit, parts.edit, **queued)
+    for control in view:
+        control.input(guard(move(0)), [*state, *view], shown, **queued)
     run_job(parts.keep.click, keep, parts.edit)
+
+
+def _cells(event, shape):
+    """The cells of a stroke as pairs of row and column inside a map of `shape`.
+
+    What the browser sent and is no such pair is passed over.
+    """
+    pairs = event.cells if isinstance(event.cells, list) else []
+    return [
+        tuple(pair) for pair in pairs
+        if isinstance(pair, list) and len(pair) == 2 and all(isinstance(number, int) for number in pair)
+        and 0 <= pair[0] < shape[0] and 0 <= pair[1] < shape[1]
+    ]

@@ -72,10 +72,14 @@ def tool(artist, name):
     artist.find("#workshop-tool label", has_text=name).click()
 
 
+def enter(artist, code):
+    artist.find("#workshop-code input").fill(str(code))
+    artist.find("#workshop-code input").press("Enter")
+
+
 def test_brush_undo_and_redo(bench, tmp_path):
     before = saved(bench, tmp_path)
-    bench.find("#workshop-code input").fill("7")
-    bench.find("#workshop-code input").blur()
+    answered(bench, lambda: enter(bench, 7))
     answered(bench, lambda: stroke(bench, (3, 2), (3, 9)))
     painted = saved(bench, tmp_path)
     expected = before.copy()
@@ -156,3 +160,30 @@ def test_swap_and_mix_with_a_second_picture_and_keep(bench, drawings, tmp_path):
     cells = artist.find("#reconstruct-figures .figures > div")
     expect(cells).to_have_count(4)
     assert np.array_equal(saved(artist, tmp_path), mixed)
+
+
+def test_no_stroke_is_lost_however_quickly_they_come(bench, tmp_path):
+    before = saved(bench, tmp_path)
+    answered(bench, lambda: enter(bench, 7))
+    for row in range(6):
+        stroke(bench, (row, 0), (row, 3))
+    expected = before.copy()
+    expected[:6, :4] = 7
+    changes = len({row for row in range(6) if (before[row, :4] != 7).any()})
+    bench.page.wait_for_function(
+        f"Number(document.querySelector('#workshop-map .token-map').dataset.shown) >= {2 + changes}"
+    )
+    assert np.array_equal(saved(bench, tmp_path), expected)
+
+
+def test_a_code_that_is_none_gets_a_sentence_and_nothing_is_painted_by_a_click_in_the_book(bench, tmp_path):
+    before = saved(bench, tmp_path)
+    enter(bench, 99999)
+    assert "0 to 4095" in bench.told("no such code")
+    tool(bench, "Swap")
+    stroke(bench, (5, 5))
+    bench.told("no second picture")
+    tool(bench, "Brush")
+    bench.find("#workshop-map canvas.book").click(position={"x": 5, "y": 5})
+    expect(bench.find("#workshop-code input")).not_to_have_value("99999")
+    assert np.array_equal(saved(bench, tmp_path), before)

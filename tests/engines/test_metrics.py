@@ -56,9 +56,10 @@ def test_distances_of_sets_are_nothing_within_one_source_and_grow_with_the_shift
 
 
 def test_mmd_of_two_points_by_hand():
-    """x = {0, 0}, y = {0, 2}: the median squared distance is 4, so kernels are 1 and 1/e."""
-    x, y = torch.zeros(2, 1), torch.tensor([[0.0], [2.0]])
-    assert metrics.mmd(x, y) == pytest.approx(1 + math.exp(-1) - 2 * (1 + math.exp(-1)) / 2)
+    """x = {4, 4}, y = {0, 2}: the median squared distance in y is 4; kernels 1, 1/e, and between exp(-4), exp(-1)."""
+    x, y = torch.full((2, 1), 4.0), torch.tensor([[0.0], [2.0]])
+    expected = 1 + math.exp(-1) - 2 * (math.exp(-4) + math.exp(-1)) / 2
+    assert metrics.mmd(x, y) == pytest.approx(expected)
 
 
 def test_precision_and_recall_of_sets_whose_answer_is_known():

@@ -243,5 +243,5 @@ def test_evaluate_writes_a_card(capsys, home, folder, tmp_path):
     # The pictures of this folder are smaller than what the evaluation shows.
     assert code == 0 and found["icons"]["pictures"] == sum(e.held_out for e in tiny.examples() if e.text)
     card = (tmp_path / "card.md").read_text()
-    assert "Known limits: **small**." in card and f"{found['icons']['psnr']:.2f} dB" in card
+    assert "Known limits: **small**." in card and f"{found['icons']['ours']['psnr']:.2f} dB" in card
     assert (tmp_path / "icons.png").exists()

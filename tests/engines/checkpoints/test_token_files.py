@@ -48,8 +48,9 @@ WHOLE = tokens.to_bytes(sample())
 
 @pytest.mark.parametrize("data", [
     b"", b"PK", WHOLE[:-30], WHOLE[40:], WHOLE[:200] + bytes(80) + WHOLE[280:], b"\x89PNG" + bytes(99),
-    arrays(indices=None), arrays(size=None), arrays(model=None), arrays(indices=np.zeros(3, int)),
-    arrays(indices=np.zeros((0, 2), int)), arrays(indices=np.array([[-1]])), arrays(size=np.array([3])),
+    arrays(indices=None), arrays(size=None), arrays(model=None), arrays(indices=np.zeros(3, np.uint16)),
+    arrays(indices=np.zeros((0, 2), np.uint16)), arrays(indices=np.array([[-1]])), arrays(size=np.array([3])),
+    arrays(indices=np.ones((2, 2))), arrays(size=np.array([np.inf, 8.0])),
     arrays(size=np.array([0, 8])), arrays(size=np.array("wide")), arrays(model=np.array("short")),
     arrays(indices=np.array([[object()]], dtype=object)), arrays(indices=np.array([["a"]])),
 ])

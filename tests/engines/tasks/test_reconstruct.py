@@ -110,6 +110,13 @@ def test_tokens_that_do_not_fit_their_model_are_refused(fields):
         reconstruct(ReconstructRequest(tokens=to_bytes(saved)), model)
 
 
+def test_tokens_of_a_giant_are_refused_before_they_are_decoded():
+    model = tiny.vqgan()
+    saved = Tokens(np.zeros((2, 2048 // 4 + 2), int), (2048, 8), model.sha256)
+    with pytest.raises(BadPicture, match="over 2048 pixels"):
+        reconstruct(ReconstructRequest(tokens=to_bytes(saved)), model)
+
+
 def test_a_picture_and_tokens_are_one_too_many(picture):
     with pytest.raises(BadRequest, match="give one of them"):
         ReconstructRequest(image=b"a", tokens=b"b")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import json
 import math
 
@@ -47,7 +48,9 @@ def test_a_card_of_a_model_that_draws(make, folder, tmp_path, monkeypatch):
     (tmp_path / "card").mkdir()
     (tmp_path / "card" / "about.md").write_text("What nobody measures.", encoding="utf-8")
     figures = evaluate.evaluate(str(path), folder, tmp_path / "card", say=lambda text: None)
-    assert figures["prompts"] == 10 and figures["held_out_prompts"] <= 10
+    chosen = sorted(tiny.examples(count=120), key=lambda e: hashlib.sha256(e.name.encode()).digest())
+    chosen = [e for e in chosen if e.style][:10]
+    assert (figures["prompts"], figures["held_out_prompts"]) == (10, sum(e.held_out for e in chosen))
     card = (tmp_path / "card" / "card.md").read_text(encoding="utf-8")
     assert card.startswith("# painter") and "| licence | MIT |" in card and files.sha256(path) in card
     assert "What nobody measures." in card and f"{figures['loss']['seen']:.4f} on " in card
@@ -79,7 +82,7 @@ def test_a_codec_gives_the_best_that_fits(codec):
     large, many = evaluate._coded(codec, image, 3.0)
     assert few <= 0.6 < many <= 3.0 and small.size == large.size == image.size
     errors = [np.square(np.asarray(z).astype(float) - np.asarray(image)).mean() for z in (large, small)]
-    assert errors[0] < errors[1] < 2000
+    assert errors[0] < errors[1] < np.asarray(image).astype(float).var()  # nearer than one plain colour
     lowest = evaluate._coded(codec, image, 0.0)[1]  # even the lowest quality needs something, and says how much
     assert 0 < lowest <= few
 

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from engines.checkpoints import models
+from engines.errors import BadRequest
 from engines.requests import GenerateResult, Picture
 from engines.training import data, evaluate, quality
 from engines.training.judge import Judge, train_judge
@@ -118,19 +119,26 @@ def test_a_model_that_copies_is_found_out(judge, examples, monkeypatch):
 
 
 def test_every_model_of_a_home_is_measured_and_written_down(tmp_path, monkeypatch):
-    folder = tmp_path / "data"
-    folder.mkdir()
     monkeypatch.setattr(evaluate.catalog, "ASSETS", tmp_path / "none")
-    monkeypatch.setattr(evaluate.quality, "bench", lambda *given: "the bench")
-    monkeypatch.setattr(evaluate.data, "load", lambda folder, size: [])
-    measured = []
-    monkeypatch.setattr(
-        evaluate, "evaluate", lambda name, *rest: measured.append((name, rest[-1])) or {"psnr": 1.0}
-    )
-    models.save(tmp_path / "home" / "models" / "mirror.safetensors", tiny.vqgan(), {})
-    models.save(tmp_path / "home" / "models" / "words.safetensors", tiny.clip_trainer().model, {})
-    out = tmp_path / "out"
-    out.mkdir()
-    found = evaluate.evaluate_all("", folder, out, tmp_path / "home", "cpu", lambda text: None)
-    assert measured == [("mirror", "the bench")]  # a text encoder has no measure
-    assert json.loads((out / "quality.json").read_text()) == found == {"mirror": {"psnr": 1.0}}
+    for name, model in (("mirror", tiny.vqgan()), ("mirror.2", tiny.vqgan(1)), ("words", tiny.clip_trainer().model)):
+        models.save(tmp_path / "home" / "models" / f"{name}.safetensors", model, {})
+    pictures = tmp_path / "data"
+    pictures.mkdir()
+    for example in tiny.examples(count=40, size=SIZE):
+        Image.fromarray(example.pixels).save(pictures / example.name)
+    found = evaluate.evaluate_all("", pictures, tmp_path / "out", tmp_path / "home", "cpu", lambda text: None)
+    assert set(found) == {"mirror", "mirror.2"}  # a text encoder has no measure
+    assert json.loads((tmp_path / "out" / "quality.json").read_text()) == found
+    cards = [(tmp_path / "out" / name / "card.md").read_text(encoding="utf-8") for name in found]
+    assert all(card.startswith(f"# {name}\n") for card, name in zip(cards, found, strict=True))
+
+
+def test_an_unknown_model_is_refused_before_anything_is_measured(tmp_path):
+    with pytest.raises(BadRequest, match="typo"):
+        evaluate.evaluate_all("typo", tmp_path / "no folder", tmp_path / "out", say=lambda text: None)
+
+
+def test_rows_are_taken_evenly():
+    assert data.evenly(list(range(127)), 64)[-1] == 125
+    assert data.evenly([1, 2, 3], 8) == [1, 2, 3]
+    assert data.evenly([], 8) == []

@@ -354,7 +354,7 @@ class Counter:
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
 def test_a_broken_loss_stops_the_run_and_spares_its_checkpoint(tmp_path, wrong):
     trainer = Counter(lambda index: wrong if index == 4 else 1.0)
-    with pytest.raises(AtelierError, match="step 5.*--resume"):
+    with pytest.raises(AtelierError, match="step 5.*another preset"):
         train(trainer, tmp_path, steps=9, save_seconds=-1)
     assert not (tmp_path / "model.safetensors").exists()
     resumed = Counter()
