@@ -169,11 +169,12 @@ def test_no_stroke_is_lost_however_quickly_they_come(bench, tmp_path):
         stroke(bench, (row, 0), (row, 3))
     expected = before.copy()
     expected[:6, :4] = 7
-    changes = len({row for row in range(6) if (before[row, :4] != 7).any()})
-    bench.page.wait_for_function(
-        f"Number(document.querySelector('#workshop-map .token-map').dataset.shown) >= {2 + changes}"
-    )
-    assert np.array_equal(saved(bench, tmp_path), expected)
+    # strokes are answered one after the other; the page may show the answers of several at once
+    for _ in range(100):
+        if np.array_equal(saved(bench, tmp_path), expected):
+            return
+        bench.page.wait_for_timeout(200)
+    pytest.fail("a stroke was lost")
 
 
 def test_a_code_that_is_none_gets_a_sentence_and_nothing_is_painted_by_a_click_in_the_book(bench, tmp_path):
