@@ -7,8 +7,7 @@ let value = null, cell = 0, stroke = null, fresh = false, shown = 0;
 function load() {
   value = props.value;
   if (!value) return;
-  stroke = null;
-  fresh = true;
+  fresh = true;  // a stroke that is being drawn goes on: this answers an earlier one
   picture.onload = sheet.onload = draw;
   if (picture.src !== value.picture) picture.src = value.picture;
   if (sheet.src !== value.sheet.url) sheet.src = value.sheet.url;

@@ -15,7 +15,7 @@ from studio.jobs import FINAL
 from studio.tabs.common import Upload, control, guard, model_control, named, remembered, status
 from studio.texts import say, t
 
-EXAMPLES = ("a red fox, flat", "bus, 3d", "red heart, glossy", "man mage, 3d", "苹果，卡通", "太阳，立体")
+EXAMPLES = ("cat face, flat", "bus, 3d", "red heart, glossy", "man mage, 3d", "苹果，卡通", "太阳，立体")
 SHOWN = 12  # pictures on the page when it opens
 COLUMNS = {1: 1, 2: 4, 3: 9, 4: 16}  # of the gallery, and the most pictures for which they do
 
