@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 
 from engines import catalog, metrics, pictures, requests, tensors
-from engines.checkpoints import files, models
+from engines.checkpoints import models
 from engines.errors import BadRequest
 from engines.runtime import choose_device
 from engines.tasks.generate import generate
@@ -81,10 +81,10 @@ def _evaluate(row, folder, out):
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadRequest(f"{out} cannot be made a folder; choose another.") from error
-    figures, body = MEASURES[row.family](models.load(row.path).to(folder.device), folder, out)
+    model = models.load(row.path).to(folder.device)
+    figures, body = MEASURES[row.family](model, folder, out)
     head = "\n".join(f"| {key} | {value} |" for key, value in row.card.items() if value)
-    digest = files.sha256(row.path)
-    head = f"# {row.id}\n\n| | |\n|---|---|\n| family | {row.family} |\n{head}\n| SHA-256 | `{digest}` |\n\n"
+    head = f"# {row.id}\n\n| | |\n|---|---|\n| family | {row.family} |\n{head}\n| SHA-256 | `{model.sha256}` |\n\n"
     about = out / "about.md"
     prose = about.read_text(encoding="utf-8").strip() + "\n\n" if about.exists() else ""
     (out / "card.md").write_text(head + prose + body, encoding="utf-8")

@@ -128,6 +128,12 @@ def temporary(name, data):
     return str(path)
 
 
+def tokens_button(tokens):
+    """The button that downloads `tokens`, the bytes of a file; without any it cannot be pressed."""
+    path = None if tokens is None else temporary("tokens.npz", tokens)
+    return gr.DownloadButton(value=path, interactive=path is not None)
+
+
 def model_control(home, task, info):
     """The dropdown of the models of the catalog that can do `task`; `info` is the key of its help."""
     choices = [(row.card.get("title", row.id), row.id) for row in catalog(home).values() if task in row.tasks]

@@ -10,7 +10,7 @@ from engines.requests import ReconstructRequest
 from studio import images
 from studio.jobs import FINAL
 from studio.tabs import workshop
-from studio.tabs.common import Upload, control, guard, model_control, named, remembered, status, temporary
+from studio.tabs.common import Upload, control, guard, model_control, named, remembered, status, tokens_button
 from studio.texts import say, t
 
 
@@ -96,7 +96,7 @@ def wire(studio, parts, parts_of, tabs, demo):
                     parts.slider: (result.source or result.reconstruction, result.reconstruction),
                     parts.difference: result.difference,
                     parts.tokens: result.token_map,
-                    parts.save: _saved(result.tokens),
+                    parts.save: tokens_button(result.tokens),
                 }
             yield update
 
@@ -119,12 +119,6 @@ def wire(studio, parts, parts_of, tabs, demo):
     workshop.wire(studio, parts.workshop, job, parts.save, run_job)
     demo.load(guard(follow_remembered), **follower, api_visibility="private")
     parts.stop.click(guard(lambda job: studio.jobs.cancel(job)), job, None, api_visibility="private")
-
-
-def _saved(tokens):
-    if tokens is None:
-        return gr.DownloadButton(value=None, interactive=False)
-    return gr.DownloadButton(value=temporary("tokens.npz", tokens), interactive=True)
 
 
 def figures(result, request):

@@ -11,7 +11,7 @@ from engines.errors import BadRequest
 from engines.requests import CodebookRequest, ReconstructRequest
 from engines.vqgan import editing
 from studio import images
-from studio.tabs.common import guard, remembered, temporary
+from studio.tabs.common import guard, remembered, temporary, tokens_button
 from studio.texts import say, t
 from studio.token_map import TokenMap
 
@@ -128,8 +128,9 @@ def wire(studio, parts, job, save, run_job):
         return show(edit, book, order, coloured) | {parts.book: book, parts.bench: gr.Column(visible=True)}
 
     def show(edit, book, order, coloured):
+        file = edit.file()
         if not edit.picture:
-            drawn = studio.jobs.aside(ReconstructRequest(model=edit.model, tokens=edit.file())).reconstruction
+            drawn = studio.jobs.aside(ReconstructRequest(model=edit.model, tokens=file)).reconstruction
             edit = replace(edit, picture=images.data_url(drawn))
         n_embed = len(book.by_colour)
         high, wide = edit.tokens.shape
@@ -153,7 +154,7 @@ def wire(studio, parts, job, save, run_job):
             parts.code: edit.code,
             parts.undo: gr.Button(interactive=edit.position > 0),
             parts.redo: gr.Button(interactive=edit.position < len(edit.history) - 1),
-            save: gr.DownloadButton(value=temporary("tokens.npz", edit.file()), interactive=True),
+            save: tokens_button(file),
         }
 
     def held(edit, request):

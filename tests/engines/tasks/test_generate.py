@@ -109,20 +109,6 @@ def test_broken_bytes_are_refused(model):
         generate(request(image=b"no picture"), model)
 
 
-def test_progress_has_previews_and_cancel_stops_within_its_step(model):
-    seen = []
-
-    def stop_at_two(progress):
-        seen.append(progress)
-        if progress.index == 2:
-            raise Cancelled
-
-    with pytest.raises(Cancelled):
-        generate(request(steps=6, count=2), model, on_progress=stop_at_two)
-    assert [progress.index for progress in seen] == [1, 2]
-    assert seen[0].preview.size == (130, 64)
-
-
 def test_a_prompt_too_long_for_the_model_is_refused(model):
     with pytest.raises(BadRequest, match="prompt has .* tokens.*reads 32"):
         generate(request(prompt="word " * 40), model)
@@ -190,8 +176,9 @@ def test_strength_is_the_share_of_tokens_redrawn(tokens_model, monkeypatch):
         assert 0.7 * strength < changed <= strength
 
 
-def test_tokens_show_previews_and_stop_within_a_step(tokens_model):
-    seen = []
+@pytest.mark.parametrize("kind", ["model", "tokens_model"])
+def test_progress_has_previews_and_cancel_stops_within_its_step(kind, request):
+    model, seen = request.getfixturevalue(kind), []
 
     def stop_at_two(progress):
         seen.append(progress)
@@ -199,5 +186,6 @@ def test_tokens_show_previews_and_stop_within_a_step(tokens_model):
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        generate(request(steps=6, count=2), tokens_model, on_progress=stop_at_two)
-    assert [progress.index for progress in seen] == [1, 2] and seen[0].preview.size == (130, 64)
+        generate(tiny.request(steps=6, count=2), model, on_progress=stop_at_two)
+    assert [progress.index for progress in seen] == [1, 2]
+    assert seen[0].preview.size == (130, 64)

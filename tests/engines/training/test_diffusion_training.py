@@ -1,4 +1,4 @@
-"""Training latent diffusion: it learns, it resumes, and it sees what it should."""
+"""Training latent diffusion: it learns, and it sees what it should."""
 
 import dataclasses
 import itertools
@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from engines.checkpoints import models
-from engines.errors import BadRequest, Cancelled
-from engines.training import loop
+from engines.errors import BadRequest
 from engines.training.diffusion import DiffusionTrainer
 from engines.training.masks import random_mask
 from tests import tiny
@@ -19,34 +17,6 @@ def test_the_loss_falls(tmp_path):
     trainer = tiny.diffusion_trainer(dataclasses.replace(tiny.RECIPE, batch=16, rate=3e-3))
     losses = [trainer.step(index, 1.0)["loss"] for index in range(60)]
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:5])
-
-
-def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
-    def stop_at_two(row):
-        if row.get("step") == 2:
-            raise Cancelled
-
-    # A trainer seeds the generator that its run draws from: each is made when its run begins.
-    whole = tiny.diffusion_trainer()
-    assert loop.train(whole, tmp_path / "whole", steps=5) == 5
-    assert loop.train(tiny.diffusion_trainer(), tmp_path / "parts", steps=5, report=stop_at_two) == 2
-    second = tiny.diffusion_trainer()
-    assert loop.train(second, tmp_path / "parts", resume=True) == 5
-    for (name, a), b in zip(whole.model.state_dict().items(), second.model.state_dict().values(), strict=True):
-        assert torch.equal(a, b), name
-    for name, value in whole.average.values.items():
-        assert torch.equal(value, second.average.values[name]), name
-    moments, resumed = (trainer.optimizer.state_dict()["state"] for trainer in (whole, second))
-    for number, row in moments.items():
-        assert all(torch.equal(value, resumed[number][name]) for name, value in row.items())
-
-
-def test_the_exported_model_is_the_average(tmp_path):
-    trainer = tiny.diffusion_trainer(card={"licence": "MIT"})
-    loop.train(trainer, tmp_path, steps=3)
-    model = models.load(tmp_path / "model.safetensors")
-    for name, value in trainer.average.values.items():
-        assert torch.equal(model.state_dict()[name], value.half().float())
 
 
 def test_a_run_may_start_from_a_model():
