@@ -33,6 +33,7 @@ class Model:
     bytes: int
     licence: str
     card: dict
+    first_stage: str = ""  # the name of the autoencoder that it draws with
 
 
 def catalog(home=None):
@@ -55,7 +56,7 @@ def catalog(home=None):
 
 
 def read(path):
-    """The row of one file; its id is the name of the file, or of its folder for a `model.safetensors`."""
+    """The row of one file, or of the `model.safetensors` in a folder."""
     path = Path(path)
     path = path / "model.safetensors" if path.is_dir() else path
     _, metadata = files.read_header(path)
@@ -64,13 +65,14 @@ def read(path):
         raise BadCheckpoint(f"{path.name} is no model of a known family; known are: {', '.join(TASKS)}.")
     card = metadata.get("card", {})
     return Model(
-        id=path.parent.name if path.stem == "model" else path.stem,
+        id=files.name(path),
         family=family,
         tasks=TASKS[family],
         path=path,
         bytes=path.stat().st_size,
         licence=card.get("licence", "unknown"),
         card=card,
+        first_stage=str(metadata.get("first_stage", {}).get("name", "")),
     )
 
 
@@ -89,3 +91,21 @@ def find(name, task=None, home=None):
     if task and task not in row.tasks:
         raise BadRequest(f"The model “{row.id}” cannot {task}; choose one of: {', '.join(able)}.")
     return row
+
+
+def first_stage(row, home=None):
+    """The row of the autoencoder that the model of `row` draws with: beside its file, or else in the catalog.
+
+    Raises `BadCheckpoint` where there is none of that name.
+    """
+    folder = row.path.parent
+    for path in (folder / f"{row.first_stage}.safetensors", folder.parent / row.first_stage / "model.safetensors"):
+        if path.exists():
+            return read(path)
+    found = catalog(home).get(row.first_stage)
+    if found is None:
+        raise BadCheckpoint(
+            f"“{row.id}” draws with the autoencoder “{row.first_stage}”, which is not here; "
+            f"put its file beside {row.path.name}."
+        )
+    return found

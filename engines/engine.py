@@ -36,7 +36,7 @@ class Engine:
         """The result of `request`. Raises `AtelierError` with a sentence, or `Cancelled` from `on_progress`."""
         task, function = TASKS[type(request)]
         row = catalog.find(request.model, task, self.home)
-        model = self._load(row.path)
+        model = self.load(row)
         request = dataclasses.replace(request, model=row.id)
         try:
             result = function(request, model, on_progress)
@@ -47,10 +47,12 @@ class Engine:
                 torch.cuda.empty_cache()
         return self._recorded(result, request, model.sha256)
 
-    def _load(self, path):
-        key = path, path.stat().st_mtime_ns
+    def load(self, row):
+        """The model of a row of the catalog, on the device; it stays loaded, and so does what it draws with."""
+        key = row.path, row.path.stat().st_mtime_ns
         if key not in self._loaded:
-            self._loaded[key] = models.load(path).to(self.device)
+            first_stage = self.load(catalog.first_stage(row, self.home)) if row.first_stage else None
+            self._loaded[key] = models.load(row.path, first_stage).to(self.device)
             if len(self._loaded) > KEPT:
                 self._loaded.popitem(last=False)
         self._loaded.move_to_end(key)

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from engines import requests
+from engines.checkpoints import files, models
 from engines.diffusion.unet import UNetConfig
 from engines.training.clip import CLIPRecipe, CLIPTrainer
 from engines.training.data import Example
@@ -46,13 +47,27 @@ def examples(count=24, size=32):
 def vqgan(seed=0):
     torch.manual_seed(seed)
     model = VQGAN(AUTOENCODER, CodebookConfig(64, l2_normalised=True, ema_decay=0.99)).eval().requires_grad_(False)
-    model.sha256 = f"{seed:064x}"  # as a loaded one has the hash of its file
-    return model
+    return _as_loaded(model, seed)
 
 
 def kl(seed=0):
     torch.manual_seed(seed)
-    return KLAutoencoder(AUTOENCODER).eval().requires_grad_(False)
+    return _as_loaded(KLAutoencoder(AUTOENCODER).eval().requires_grad_(False), seed)
+
+
+def _as_loaded(model, seed):
+    model.name, model.sha256 = "mirror", f"{seed:064x}"
+    return model
+
+
+def save(path, model, card=None):
+    """A model as a file, and beside it, as `mirror.safetensors`, the autoencoder that it draws with."""
+    first_stage = getattr(model, "first_stage", None)
+    if first_stage is not None:
+        beside = path.parent / "mirror.safetensors"
+        models.save(beside, first_stage, {})
+        first_stage.name, first_stage.sha256 = "mirror", files.sha256(beside)
+    models.save(path, model, card or {})
 
 
 def diffusion_trainer(recipe=RECIPE, **options):

@@ -54,8 +54,9 @@ def read_header(path):
         metadata = json.loads(texts.get("atelier", "{}"))
         if not isinstance(metadata, dict) or not isinstance(metadata.get("family", ""), str):
             raise ValueError("our part of the metadata is an object and names a family")
-        if not isinstance(metadata.get("card", {}), dict):
-            raise ValueError("a card is an object")
+        for name in ("card", "first_stage"):
+            if not isinstance(metadata.get(name, {}), dict):
+                raise ValueError("a card is an object, and so is what is told of an autoencoder")
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise BadCheckpoint(f"{path.name} has a header that cannot be understood; copy the file again.") from error
     if 8 + length + end != size:
@@ -115,6 +116,12 @@ def save(path, tensors, metadata=None):
     with open(temporary, "rb") as stream:
         os.fsync(stream.fileno())
     os.replace(temporary, path)
+
+
+def name(path):
+    """What a model is called: the name of its file, or of its folder for a `model.safetensors`."""
+    path = Path(path)
+    return path.parent.name if path.stem == "model" else path.stem
 
 
 def sha256(path):

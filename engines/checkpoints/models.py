@@ -24,67 +24,86 @@ def _kl(config):
     return KLAutoencoder(AutoencoderConfig(**config["autoencoder"]))
 
 
-def _latent_diffusion(config):
-    config = dict(config)
-    first_stage = config.pop("first_stage")
-    build = _vqgan if "codebook" in first_stage else _kl
-    unet, text = UNetConfig(**config.pop("unet")), TextConfig(**config.pop("text"))
-    return LatentDiffusion(LatentDiffusionConfig(unet=unet, text=text, **config), build(first_stage))
-
-
 def _clip(config):
     return CLIP(CLIPConfig(**config | {"text": TextConfig(**config["text"])}))
 
 
-def _token_transformer(config):
+def _latent_diffusion(config, first_stage):
+    unet, text = UNetConfig(**config["unet"]), TextConfig(**config["text"])
+    return LatentDiffusion(LatentDiffusionConfig(**config | {"unet": unet, "text": text}), first_stage)
+
+
+def _token_transformer(config, first_stage):
     transformer, text = TransformerConfig(**config["transformer"]), TextConfig(**config["text"])
-    shape = TokenGeneratorConfig(transformer, text, config["tokenizer"], config["size"])
-    return TokenGenerator(shape, _vqgan(config["first_stage"]))
+    shape = TokenGeneratorConfig(**config | {"transformer": transformer, "text": text})
+    return TokenGenerator(shape, first_stage)
 
 
-FAMILIES = {
-    "vqgan": _vqgan,
-    "kl": _kl,
-    "latent-diffusion": _latent_diffusion,
-    "token-transformer": _token_transformer,
-    "clip": _clip,
-}
+ALONE = {"vqgan": _vqgan, "kl": _kl, "clip": _clip}
+DRAWING = {"latent-diffusion": _latent_diffusion, "token-transformer": _token_transformer}  # by an autoencoder
+FAMILIES = ALONE | DRAWING
+OUTSIDE = "first_stage."  # the autoencoder's weights have a file of their own
 
 
 def save(path, model, card):
-    """Write a model's weights in float16 with all that `load` needs to build it again, and its card."""
-    weights = {name: value.half() if value.is_floating_point() else value for name, value in model.state_dict().items()}
-    files.save(path, weights, {"family": model.family, "config": _describe(model), "card": card})
+    """Write a model's weights in float16 with all that `load` needs to build it again, and its card.
+
+    The autoencoder that a model draws with is not written, but named with the hash of its file: it must
+    have been loaded from one.
+    """
+    weights = {
+        name: value.half() if value.is_floating_point() else value
+        for name, value in model.state_dict().items()
+        if not name.startswith(OUTSIDE)
+    }
+    metadata = {"family": model.family, "config": _describe(model), "card": card}
+    if model.family in DRAWING:
+        metadata["first_stage"] = {"name": model.first_stage.name, "sha256": model.first_stage.sha256}
+    files.save(path, weights, metadata)
 
 
 def _describe(model):
-    if model.family in ("latent-diffusion", "token-transformer"):
-        return asdict(model.config) | {"first_stage": _describe(model.first_stage)}
-    if model.family == "clip":
-        return asdict(model.config)
-    config = {"autoencoder": asdict(model.config)}
-    return config | {"codebook": asdict(model.codebook_config)} if model.family == "vqgan" else config
+    if model.family in ("vqgan", "kl"):
+        config = {"autoencoder": asdict(model.config)}
+        return config | {"codebook": asdict(model.codebook_config)} if model.family == "vqgan" else config
+    return asdict(model.config)
 
 
-def load(path):
-    """The model in a file, in float32, ready to be used, with the hash of the file as its `sha256`.
+def load(path, first_stage=None):
+    """The model in a file, in float32, ready to be used, with the `name` and the `sha256` of its file.
 
-    Nets are built without memory until the file fits.
+    `first_stage` is the autoencoder that a model draws with, loaded from the file that it names. Nets are
+    built without memory until the file fits.
 
-    Raises `BadCheckpoint` for a file of no known family, and for one whose weights do not fit.
+    Raises `BadCheckpoint` for a file of no known family, for one whose weights do not fit, and for another
+    autoencoder than the file names.
     """
     path = Path(path)
     _, metadata = files.read_header(path)
     family = metadata.get("family")
     if family not in FAMILIES:
         raise BadCheckpoint(f"{path.name} is no model of a known family; known are: {', '.join(FAMILIES)}.")
+    parts = ()
+    if family in DRAWING:
+        _check_first_stage(path, metadata, first_stage)
+        parts = (first_stage,)
     try:
         with torch.device("meta"):
-            shapes = {name: value.shape for name, value in FAMILIES[family](metadata["config"]).state_dict().items()}
-    except (AtelierError, KeyError, TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:
+            built = FAMILIES[family](metadata["config"], *parts).state_dict()
+    except (AtelierError, AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:
         raise BadCheckpoint(f"{path.name} describes a model that cannot be built; copy the file again.") from error
+    shapes = {name: value.shape for name, value in built.items() if not name.startswith(OUTSIDE)}
     weights = files.load(path, shapes)
-    model = FAMILIES[family](metadata["config"])
-    model.load_state_dict(weights)
-    model.sha256 = files.sha256(path)
+    model = FAMILIES[family](metadata["config"], *parts)
+    model.load_state_dict(weights, strict=False)  # nothing but the autoencoder is missing
+    model.name, model.sha256 = files.name(path), files.sha256(path)
     return model.eval().requires_grad_(False)
+
+
+def _check_first_stage(path, metadata, first_stage):
+    wanted = metadata.get("first_stage", {})
+    if first_stage is None or first_stage.sha256 != wanted.get("sha256"):
+        raise BadCheckpoint(
+            f"{path.name} draws with the autoencoder “{wanted.get('name')}” whose file has the SHA-256 "
+            f"{str(wanted.get('sha256'))[:8]}…; put that file beside it."
+        )

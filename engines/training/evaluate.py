@@ -13,9 +13,8 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 
 from engines import catalog, metrics, pictures, requests, tensors
-from engines.checkpoints import models
+from engines.engine import Engine
 from engines.errors import BadRequest
-from engines.runtime import choose_device
 from engines.tasks.generate import generate
 from engines.text.captions import compose
 from engines.training import data, quality
@@ -37,7 +36,7 @@ def evaluate(name, folder, out, home=None, device="auto", say=print):
     Returns the figures. The card in the model file, which names the training, comes along, and so does
     `about.md` of the folder `out`, where people have written what no measurement says.
     """
-    return _evaluate(catalog.find(name, home=home), Folder(folder, device, say), out)
+    return _evaluate(catalog.find(name, home=home), Folder(folder, Engine(home, device), say), out)
 
 
 def evaluate_all(name, folder, out, home=None, device="auto", say=print):
@@ -47,7 +46,7 @@ def evaluate_all(name, folder, out, home=None, device="auto", say=print):
     """
     every = [row for row in catalog.catalog(home).values() if row.family in MEASURES]
     rows = [catalog.find(name, home=home)] if name else every
-    shared, figures = Folder(folder, device, say), {}
+    shared, figures = Folder(folder, Engine(home, device), say), {}
     for row in rows:
         say(f"\n{row.id}")
         figures[row.id] = _evaluate(row, shared, Path(out) / row.id)
@@ -58,8 +57,8 @@ def evaluate_all(name, folder, out, home=None, device="auto", say=print):
 class Folder:
     """A folder of pictures to measure on, read and judged once however many models are measured."""
 
-    def __init__(self, path, device, say):
-        self.path, self.device, self.say = Path(path), choose_device(device), say
+    def __init__(self, path, engine, say):
+        self.path, self.engine, self.say = Path(path), engine, say
         self._examples, self._benches = {}, {}
 
     def examples(self, size):
@@ -69,7 +68,7 @@ class Folder:
 
     def bench(self, size):
         if size not in self._benches:
-            self._benches[size] = quality.bench(self.examples(size), size, self.device, self.say)
+            self._benches[size] = quality.bench(self.examples(size), size, self.engine.device, self.say)
         return self._benches[size]
 
 
@@ -81,7 +80,7 @@ def _evaluate(row, folder, out):
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadRequest(f"{out} cannot be made a folder; choose another.") from error
-    model = models.load(row.path).to(folder.device)
+    model = folder.engine.load(row)
     figures, body = MEASURES[row.family](model, folder, out)
     head = "\n".join(f"| {key} | {value} |" for key, value in row.card.items() if value)
     head = f"# {row.id}\n\n| | |\n|---|---|\n| family | {row.family} |\n{head}\n| SHA-256 | `{model.sha256}` |\n\n"

@@ -4,9 +4,8 @@ import dataclasses
 from pathlib import Path
 
 from engines import catalog
-from engines.checkpoints import models
+from engines.engine import Engine
 from engines.errors import BadRequest, unknown
-from engines.runtime import choose_device
 from engines.training import data, loop, presets
 from engines.training.clip import CLIPTrainer
 from engines.training.diffusion import DiffusionTrainer
@@ -51,7 +50,8 @@ def train(
         raise BadRequest("The model to go on from brings its own first stage; leave --first-stage out.")
     loop.check(out, steps=steps, minutes=minutes, resume=resume)
     recipe = PRESETS[kind][preset]
-    device = choose_device(device)
+    engine = Engine(home, device)
+    device = engine.device
     examples = data.load(folder, recipe.size)
     card = {
         "title": Path(out).name,
@@ -64,19 +64,19 @@ def train(
     if kind == "vqgan":
         trainer = VQGANTrainer(dataclasses.replace(recipe, lpips=lpips), examples, device, card)
     elif kind == "text":
-        trainer = CLIPTrainer(recipe, examples, _load(first_stage, "reconstruct", home), device, card, report)
+        trainer = CLIPTrainer(recipe, examples, _load(engine, first_stage, "reconstruct"), device, card, report)
     else:
         drawer, family = DRAWERS[kind]
-        begun = _load(start, "generate", home, family) if start else None
+        begun = _load(engine, start, "generate", family) if start else None
         needed = "vqgan" if kind == "tokens" else None
-        autoencoder = begun.first_stage if begun else _load(first_stage, "reconstruct", home, needed)
-        clip = _load(text, None, home, "clip") if text else None
+        autoencoder = begun.first_stage if begun else _load(engine, first_stage, "reconstruct", needed)
+        clip = _load(engine, text, None, "clip") if text else None
         trainer = drawer(recipe, examples, autoencoder, device, card, begun, clip, report)
     return loop.train(trainer, out, steps=steps, minutes=minutes, resume=resume, report=report)
 
 
-def _load(name, task, home, family=None):
-    row = catalog.find(name, task, home)
+def _load(engine, name, task, family=None):
+    row = catalog.find(name, task, engine.home)
     if family and row.family != family:
         raise BadRequest(f"“{row.id}” is a {row.family} model; here it must be a {family} model.")
-    return models.load(row.path)
+    return engine.load(row)

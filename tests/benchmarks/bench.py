@@ -16,8 +16,7 @@ from diffusers import UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 
 from engines import catalog
-from engines.checkpoints import models
-from engines.runtime import choose_device
+from engines.engine import Engine
 from tests.peers import published_key
 
 ROUNDS = 15
@@ -97,9 +96,10 @@ def compare(net, batch, device):
 
 
 def main():
-    device = choose_device("auto")
+    engine = Engine()
+    device = engine.device
     row = catalog.find("", "generate")
-    net = models.load(row.path).unet.to(device)
+    net = engine.load(row).unet
     rows = [compare(net, batch, device) for batch in (1, 2, 8)]
     say = sys.stderr.write
     say(f"UNet of {row.id}, {sum(p.numel() for p in net.parameters()) / 1e6:.1f} M parameters, on {device}, float32\n")

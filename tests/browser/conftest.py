@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import sync_playwright
 
-from engines.checkpoints import models
 from tests import tiny
 from tests.browser.artist import PATIENCE, Artist
 
@@ -52,7 +51,7 @@ def browser():
 def address(tmp_path_factory):
     """Where the studio answers: `python app.py` on a home of its own, with a small token model of the artist's."""
     home = tmp_path_factory.mktemp("home")
-    models.save(home / "models" / "my-tokens.safetensors", tiny.token_generator(), {})
+    tiny.save(home / "models" / "my-tokens.safetensors", tiny.token_generator())
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -8,6 +8,7 @@ import torch
 
 from engines import catalog
 from engines.checkpoints import models
+from engines.engine import Engine
 from engines.errors import BadCheckpoint, BadRequest
 from tests import tiny
 
@@ -15,15 +16,15 @@ from tests import tiny
 @pytest.fixture
 def home(tmp_path):
     models.save(tmp_path / "models" / "mine.safetensors", tiny.vqgan(), {"licence": "MIT"})
-    models.save(tmp_path / "models" / "painter" / "model.safetensors", tiny.latent_diffusion(), {})
+    tiny.save(tmp_path / "models" / "painter" / "model.safetensors", tiny.latent_diffusion())
     return tmp_path
 
 
 def test_every_shipped_model_builds_and_is_finite():
-    rows = catalog.catalog()
+    rows, engine = catalog.catalog(), Engine()
     assert {"vqgan", "latent-diffusion"} <= {row.family for row in rows.values()}
     for row in rows.values():
-        model = models.load(row.path)
+        model = engine.load(row)
         assert all(torch.isfinite(value).all() for value in model.state_dict().values())
         assert row.licence != "unknown" and row.card["command"].startswith("python app.py train")
         assert (row.path.parent / "card.md").exists()
@@ -62,6 +63,20 @@ def test_find_says_what_there_is(home):
         catalog.find("nobody", "generate", home)
     with pytest.raises(BadRequest, match="“mine” cannot generate.*painter"):
         catalog.find("mine", "generate", home)
+
+
+def test_the_autoencoder_of_a_model_is_found_beside_it_or_by_its_name(home, tmp_path):
+    painter = catalog.find("painter", home=home)
+    beside = home / "models" / "painter" / "mirror.safetensors"
+    assert catalog.first_stage(painter).path == beside
+    beside.rename(home / "models" / "mirror.safetensors")
+    assert catalog.first_stage(painter, home).path == home / "models" / "mirror.safetensors"
+    (home / "models" / "mirror").mkdir()
+    (home / "models" / "mirror.safetensors").rename(home / "models" / "mirror" / "model.safetensors")
+    assert catalog.first_stage(painter).path == home / "models" / "mirror" / "model.safetensors"
+    (home / "models" / "mirror" / "model.safetensors").unlink()
+    with pytest.raises(BadCheckpoint, match="“painter” draws with the autoencoder “mirror”, which is not here; put"):
+        catalog.first_stage(painter, home)
 
 
 def test_a_path_to_something_else_is_refused(tmp_path):

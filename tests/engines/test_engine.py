@@ -24,8 +24,7 @@ from tests import tiny
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
-    models.save(home / "models" / "painter.safetensors", tiny.latent_diffusion(), {})
-    models.save(home / "models" / "mirror.safetensors", tiny.vqgan(), {})
+    tiny.save(home / "models" / "painter.safetensors", tiny.latent_diffusion())
     return home
 
 
@@ -56,11 +55,11 @@ def test_models_stay_loaded_until_others_are_wanted(home, monkeypatch):
     loaded = []
     real = models.load
     monkeypatch.setattr("engines.engine.KEPT", 1)
-    monkeypatch.setattr("engines.engine.models.load", lambda path: (loaded.append(path.stem), real(path))[1])
+    monkeypatch.setattr(models, "load", lambda path, *parts: (loaded.append(path.stem), real(path, *parts))[1])
     engine = Engine(home, "cpu")
     for asked in (request(), request(seed=1), reconstruction(), request()):
         engine.run(asked)
-    assert loaded == ["painter", "mirror", "painter"]
+    assert loaded == ["mirror", "painter", "mirror", "painter"]
 
 
 def test_devices():

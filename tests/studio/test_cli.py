@@ -21,8 +21,7 @@ ROOT = Path(__file__).parent.parent.parent
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
-    models.save(home / "models" / "painter.safetensors", tiny.latent_diffusion(), {"licence": "MIT"})
-    models.save(home / "models" / "mirror.safetensors", tiny.vqgan(), {})
+    tiny.save(home / "models" / "painter.safetensors", tiny.latent_diffusion(), {"licence": "MIT"})
     return home
 
 

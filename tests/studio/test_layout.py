@@ -10,7 +10,6 @@ import gradio as gr
 import pytest
 
 from engines import requests
-from engines.checkpoints import models
 from engines.errors import BadRequest
 from engines.requests import GenerateRequest, Progress, ReconstructRequest
 from studio import layout, texts
@@ -143,7 +142,7 @@ def test_a_picture_says_what_it_was_drawn_from_and_markup_stays_text():
 
 
 def test_a_picture_drawn_by_tokens_names_their_order(tmp_path):
-    models.save(tmp_path / "models" / "tokens.safetensors", tiny.token_generator(), {})
+    tiny.save(tmp_path / "models" / "tokens.safetensors", tiny.token_generator())
     drawn = entry(model="tokens", order="halton")
     assert "9 steps · Halton<" in generate.details(SimpleNamespace(home=tmp_path), drawn, ENGLISH)
     # of a model that is gone nobody knows any more by what it drew

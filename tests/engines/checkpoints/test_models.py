@@ -9,16 +9,37 @@ from engines.errors import BadCheckpoint
 from tests import tiny
 
 
-@pytest.mark.parametrize("build", [tiny.vqgan, tiny.kl, tiny.latent_diffusion])
+@pytest.mark.parametrize("build", [tiny.vqgan, tiny.kl, tiny.latent_diffusion, tiny.token_generator])
 def test_a_saved_model_comes_back_in_half_precision(build, tmp_path):
     model = build()
-    models.save(tmp_path / "model.safetensors", model, {"licence": "MIT"})
-    again = models.load(tmp_path / "model.safetensors")
+    models.save(tmp_path / "mine.safetensors", model, {"licence": "MIT"})
+    again = models.load(tmp_path / "mine.safetensors", getattr(model, "first_stage", None))
     assert type(again) is type(model) and again.config == model.config and not again.training
     assert not any(parameter.requires_grad for parameter in again.parameters())
     for name, value in model.state_dict().items():
-        assert torch.equal(again.state_dict()[name], value.half().float())
-    assert files.read_header(tmp_path / "model.safetensors")[1]["card"] == {"licence": "MIT"}
+        exact = name.startswith("first_stage.")  # it has a file of its own
+        assert torch.equal(again.state_dict()[name], value if exact else value.half().float()), name
+    assert files.read_header(tmp_path / "mine.safetensors")[1]["card"] == {"licence": "MIT"}
+    assert (again.name, again.sha256) == ("mine", files.sha256(tmp_path / "mine.safetensors"))
+
+
+@pytest.mark.parametrize("build", [tiny.latent_diffusion, tiny.token_generator])
+def test_a_model_draws_with_the_autoencoder_that_it_names_and_with_no_other(build, tmp_path):
+    path = tmp_path / "mine.safetensors"
+    models.save(path, build(), {})
+    tensors, metadata = files.read_header(path)
+    assert not any(name.startswith("first_stage") for name in tensors)
+    assert metadata["first_stage"] == {"name": "mirror", "sha256": tiny.vqgan().sha256}
+    for other in (None, tiny.vqgan(1)):
+        with pytest.raises(BadCheckpoint, match="draws with the autoencoder “mirror” whose file has the SHA-256 00000"):
+            models.load(path, other)
+
+
+def test_a_token_model_that_names_an_autoencoder_without_tokens_is_refused(tmp_path):
+    path = tmp_path / "mine.safetensors"
+    models.save(path, tiny.token_generator(), {})
+    with pytest.raises(BadCheckpoint, match="cannot be built"):
+        models.load(path, tiny.kl())  # of the hash that is named
 
 
 def change(path, tensors=None, **metadata):
@@ -34,7 +55,7 @@ def path(tmp_path):
 
 def test_an_unknown_family_is_refused(path):
     change(path, family="unheard-of")
-    with pytest.raises(BadCheckpoint, match="known are: vqgan, kl, latent-diffusion"):
+    with pytest.raises(BadCheckpoint, match="known are: vqgan, kl, clip, latent-diffusion"):
         models.load(path)
 
 

@@ -44,7 +44,7 @@ def test_a_card_of_a_model_that_draws(make, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluate, "STYLE_WORDS", ("red disc",))
     monkeypatch.setattr(quality, "train_judge", functools.partial(train_judge, steps=20, batch=8))
     path = tmp_path / "painter.safetensors"
-    models.save(path, drawer(make), {"licence": "MIT"})
+    tiny.save(path, drawer(make), {"licence": "MIT"})
     (tmp_path / "card").mkdir()
     (tmp_path / "card" / "about.md").write_text("What nobody measures.", encoding="utf-8")
     figures = evaluate.evaluate(str(path), folder, tmp_path / "card", say=lambda text: None)

@@ -46,6 +46,6 @@ def test_a_killed_run_resumes_to_the_same_weights(make, tmp_path):
 def test_the_exported_model_is_the_average(make, tmp_path):
     trainer = make(card={"licence": "MIT"})
     loop.train(trainer, tmp_path, steps=3)
-    model = models.load(tmp_path / "model.safetensors")
+    model = models.load(tmp_path / "model.safetensors", getattr(trainer.model, "first_stage", None))
     for name, value in trainer.average.values.items():
         assert torch.equal(model.state_dict()[name], value.half().float())

@@ -22,7 +22,7 @@ def test_the_loss_falls():
 
 def test_the_exported_model_encodes_and_decodes_as_its_vqgan(tmp_path):
     loop.train(tiny.token_trainer(), tmp_path, steps=3)
-    model = models.load(tmp_path / "model.safetensors")
+    model = models.load(tmp_path / "model.safetensors", tiny.vqgan())
     x = torch.rand(1, 3, 32, 32) * 2 - 1
     assert torch.equal(model.encode(x), model.first_stage(x)[1].indices)
     torch.testing.assert_close(model.decode(model.encode(x)), model.first_stage(x)[0], rtol=0, atol=1e-5)
