@@ -13,6 +13,8 @@ from engines.vqgan import decoding
 from engines.vqgan.generator import TokenGenerator, TokenGeneratorConfig
 from engines.vqgan.transformer import TransformerConfig
 
+REACH = 3  # how many spacings apart embeddings begin as strangers
+
 
 @dataclass(frozen=True, kw_only=True)
 class TokenRecipe(CaptionedRecipe):
@@ -21,12 +23,33 @@ class TokenRecipe(CaptionedRecipe):
     width: int = 192
     layers: int = 6
     heads: int = 6
-    dropout: float = 0.1
+    dropout: float = 0.0
     batch: int = 32
     rate: float = 1e-3  # peak learning rate
-    smoothing: float = 0.1  # of the labels, as MaskGIT's
+    alike: int = 16  # codes that count as right for one: itself and its nearest; 1 is itself alone
     caption_dropout: float = 0.1  # for guidance
     ema_decay: float = 0.999
+
+
+class Alike:
+    """Which codes of a codebook `(n_embed, D)` look alike, and the loss that takes any of them for right.
+
+    A large codebook has codes that only an arbitrary hair's breadth tells apart, and nothing can be learned
+    from which of them it was. What a place should hold is told by how near they are (soft labels; Lee et
+    al., 2022, section 3.2.3): a Gaussian of the codebook's `spacing`, the median distance of a code to its
+    nearest, over the `count` nearest.
+    """
+
+    def __init__(self, codes, count):
+        distances, self.indices = torch.cdist(codes, codes).topk(max(count, 2), largest=False)
+        self.spacing = distances[:, 1].median().item()
+        self.indices = self.indices[:, :count]
+        self.weights = (-(distances[:, :count] / self.spacing).square() / 2).softmax(1)
+
+    def cross_entropy(self, logits, codes):
+        """Of logits `(N, n_embed)` with the soft labels of `codes (N,)`; the mean, a scalar."""
+        likely = logits.log_softmax(1).gather(1, self.indices[codes])
+        return -(self.weights[codes] * likely).sum(1).mean()
 
 
 class TokenTrainer(DrawingTrainer):
@@ -50,25 +73,36 @@ class TokenTrainer(DrawingTrainer):
         )
         return TokenGeneratorConfig(shape, text, tokenizer, recipe.size)
 
+    def _model(self, start, clip):
+        model = super()._model(start, clip)
+        codes = self.first_stage.quantize.codebook
+        self.alike = Alike(codes, self.recipe.alike)
+        if start is None:
+            model.transformer.begin_with(codes, REACH * self.alike.spacing)
+        return model
+
     def prepare(self):
         self.pictures.apply(lambda latents: self.first_stage.quantize(latents.to(self.device)).indices.cpu())
 
     def loss(self, rows, captions, rng):
         times, places = rng.random(len(rows)), torch.rand(len(rows), rows[0].encoded.numel())
-        return self.hidden_loss(rows, captions, times, places, self.recipe.smoothing)
+        logits, tokens = self.hidden_logits(rows, captions, times, places)
+        return self.alike.cross_entropy(logits, tokens)
 
     def loss_of_held_out(self, rows, captions):
         times = torch.linspace(0.05, 0.95, len(rows)).tolist()
         places = tensors.noise(range(len(rows)), (rows[0].encoded.numel(),))
-        return self.hidden_loss(rows, captions, times, places)
+        return F.cross_entropy(*self.hidden_logits(rows, captions, times, places))
 
-    def hidden_loss(self, rows, captions, times, places, smoothing=0.0):
-        """Cross-entropy of the tokens that `decoding.hide` hides."""
+    def hidden_logits(self, rows, captions, times, places):
+        """Logits `(N, n_embed)` of the tokens that `decoding.hide` hides, and those tokens `(N,)`."""
         tokens = torch.stack([row.encoded for row in rows]).to(self.device)
         hidden = decoding.hide(places, times).view_as(tokens).to(self.device)
+        transformer = self.model.transformer
         with autocast(self.device):
-            logits = self.model.transformer(tokens, hidden, **self.model.words(captions))
-        return F.cross_entropy(logits[hidden].float(), tokens[hidden], label_smoothing=smoothing)
+            features = transformer.features(tokens, hidden, **self.model.words(captions))
+            logits = transformer.logits(features[hidden.flatten(1)])
+        return logits.float(), tokens[hidden]
 
     def draw(self, words, nothing, steps=12, cfg_scale=3.0):
         count, side = len(words["context"]), self.recipe.size // self.first_stage.config.factor

@@ -3,6 +3,7 @@
 It sees a map of tokens, some of them hidden, and words, and says for every place how likely each code is.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -91,6 +92,10 @@ class TokenTransformer(nn.Module):
         self._init_weights()
 
     def forward(self, tokens, hidden, context):
+        return self.logits(self.features(tokens, hidden, context)).unflatten(1, tokens.shape[1:])
+
+    def features(self, tokens, hidden, context):
+        """What is known of every place: `(B, h * w, width)`, of which `logits` are told."""
         positions = self.positions
         if tokens.shape[1:] != positions.shape[2:]:
             positions = F.interpolate(positions, size=tokens.shape[1:], mode="bicubic")
@@ -98,9 +103,22 @@ class TokenTransformer(nn.Module):
         x = self.tokens(tokens).flatten(1, 2) + positions.flatten(2).transpose(1, 2)
         for block in self.blocks:
             x = block(x, context)
+        return x
+
+    def logits(self, features):
+        """Logits `(..., n_embed)` of features `(..., width)`."""
         # The codes' own embeddings are the classifier (Press & Wolf, 2017).
-        logits = F.linear(self.head(self.norm(x)), self.tokens.weight[:-1], self.bias)
-        return logits.unflatten(1, tokens.shape[1:])
+        return F.linear(self.head(self.norm(features)), self.tokens.weight[:-1], self.bias)
+
+    @torch.no_grad()
+    def begin_with(self, codes, reach):
+        """Let embeddings of codes begin alike that are alike: as random Fourier features (Rahimi & Recht, 2007).
+
+        `codes` is the codebook `(n_embed, D)`; beyond the distance `reach` two of them begin as strangers.
+        """
+        frequencies = torch.randn(codes.shape[1], self.config.width).to(codes) / reach
+        phases = 2 * math.pi * torch.rand(self.config.width).to(codes)
+        self.tokens.weight[:-1] = 0.02 * 2**0.5 * torch.cos(codes @ frequencies + phases)
 
     def _init_weights(self):
         """Normal weights of spread 0.02, as BERT's and MaskGIT's; branches into the sum start smaller."""

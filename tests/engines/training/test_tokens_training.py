@@ -6,15 +6,17 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from engines.checkpoints import models
 from engines.errors import BadRequest
 from engines.training import loop
+from engines.training.tokens import Alike
 from tests import tiny
 
 
 def test_the_loss_falls():
-    trainer = tiny.token_trainer(dataclasses.replace(tiny.TOKEN_RECIPE, batch=16, rate=5e-3, smoothing=0.0))
+    trainer = tiny.token_trainer(dataclasses.replace(tiny.TOKEN_RECIPE, batch=16, rate=5e-3, alike=1))
     losses = [trainer.step(index, 1.0)["loss"] for index in range(80)]
     assert losses[0] == pytest.approx(math.log(64), rel=0.1)  # 64 codes, and nothing known of them
     assert np.mean(losses[-10:]) < 0.7 * losses[0]
@@ -28,25 +30,43 @@ def test_the_exported_model_encodes_and_decodes_as_its_vqgan(tmp_path):
     torch.testing.assert_close(model.decode(model.encode(x)), model.first_stage(x)[0], rtol=0, atol=1e-5)
 
 
-def test_only_hidden_tokens_count_and_as_many_as_the_schedule_says(monkeypatch):
+def test_only_hidden_tokens_count_and_as_many_as_the_schedule_says():
     trainer = tiny.token_trainer()
-    rows = trainer.pictures.rows[:2]
-    seen = {}
-    transformer = trainer.model.transformer.forward
-    monkeypatch.setattr(
-        trainer.model.transformer, "forward",
-        lambda tokens, hidden, context: seen.update(hidden=hidden) or transformer(tokens, hidden, context),
-    )
-    places = torch.rand(2, 64)
+    rows, places = trainer.pictures.rows[:2], torch.rand(2, 64)
     trainer.model.eval()
-    loss = trainer.hidden_loss(rows, ["", ""], [0.0, 2 / 3], places)
-    assert seen["hidden"].flatten(1).sum(1).tolist() == [64, 32]
-    assert places[1][seen["hidden"][1].flatten()].max() < places[1][~seen["hidden"][1].flatten()].min()
-    tokens = torch.stack([row.encoded for row in rows])
     with torch.no_grad():
-        logits = transformer(tokens, seen["hidden"], **trainer.model.words(["", ""])).log_softmax(-1)
-    expected = -logits.gather(-1, tokens[..., None])[..., 0][seen["hidden"]].mean()
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+        logits, tokens = trainer.hidden_logits(rows, ["", ""], [0.0, 2 / 3], places)
+        hidden = torch.stack([torch.ones(64, dtype=torch.bool), places[1] < places[1].sort().values[32]])
+        every = torch.stack([row.encoded for row in rows])
+        expected = trainer.model.transformer(every, hidden.view(every.shape), **trainer.model.words(["", ""]))
+    assert torch.equal(tokens, every.flatten(1)[hidden]) and len(tokens) == 64 + 32
+    torch.testing.assert_close(logits, expected.flatten(1, 2)[hidden], rtol=1e-4, atol=1e-5)
+
+
+CODES = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [5.0, 5.0]])
+
+
+def test_codes_that_look_alike_count_as_right_and_others_do_not():
+    logits = torch.randn(6, 4)
+    codes = torch.tensor([0, 1, 2, 3, 0, 1])
+    alone = Alike(CODES, 1).cross_entropy(logits, codes)
+    torch.testing.assert_close(alone, F.cross_entropy(logits, codes))
+    # of the first code, the two at distance 1 are alike: the spacing is 1, so each weighs exp(-1/2) beside its 1
+    alike = Alike(CODES, 3)
+    near = math.exp(-0.5) / (1 + 2 * math.exp(-0.5))
+    expected = torch.tensor([[1 - 2 * near, near, near, 0.0]])
+    loss = alike.cross_entropy(logits[:1], codes[:1])
+    torch.testing.assert_close(loss, F.cross_entropy(logits[:1], expected))
+    assert alike.cross_entropy(expected.clamp(min=1e-9).log(), codes[:1]) < loss
+
+
+def test_embeddings_begin_alike_as_their_codes_are():
+    trainer = tiny.token_trainer()
+    codes, rows = trainer.first_stage.quantize.codebook, trainer.model.transformer.tokens.weight[:-1]
+    apart, alike = torch.cdist(codes, codes), F.cosine_similarity(rows[:, None], rows[None], dim=-1)
+    off = ~torch.eye(len(codes), dtype=torch.bool)
+    assert torch.corrcoef(torch.stack([apart[off], alike[off]]))[0, 1] < -0.5
+    assert rows.std().item() == pytest.approx(0.02, rel=0.2)
 
 
 def test_a_run_may_go_on_from_a_model_and_begin_with_a_text_encoder():
