@@ -15,7 +15,7 @@ TASKS = {
     "vqgan": ("reconstruct",),
     "kl": ("reconstruct",),
     "latent-diffusion": ("generate",),
-    "token-transformer": ("generate",),
+    "token-transformer": ("generate", "resample"),
     "clip": (),
 }
 

@@ -14,11 +14,13 @@ from engines.runtime import choose_device
 from engines.tasks.codebook import codebook
 from engines.tasks.generate import alone, generate
 from engines.tasks.reconstruct import reconstruct
+from engines.tasks.resample import resample
 
 # what a request asks for: the task that a model must be able to do, and its function
 TASKS = {
     requests.GenerateRequest: ("generate", generate),
     requests.ReconstructRequest: ("reconstruct", reconstruct),
+    requests.ResampleRequest: ("resample", resample),
     requests.CodebookRequest: ("reconstruct", codebook),
 }
 KEPT = 3  # models in memory; the least recently used goes first

@@ -89,42 +89,51 @@ def _check(request):
 
 
 @dataclass(frozen=True)
-class GenerateRequest:
-    """Words, noise or a picture to new pictures. Picture `i` is made from `seed + i` alone."""
+class FromWords:
+    """What every request that draws has: the words, and how they are followed."""
 
     model: str = _free("", "which generator draws")
     prompt: str = _free("", "what to draw, in English or Chinese: “a red fox, on a blue background”")
     negative: str = _free("", "what to keep away from; needs guidance above 1")
     style: str = _choice("", {"": "as the words say"} | STYLES, "how it is drawn")
-    width: int = _number(128, 64, 1024, 32, "pixels; the model was trained at its own size and draws best there")
-    height: int = _number(128, 64, 1024, 32, "pixels")
-    count: int = _number(1, 1, 16, 1, "how many pictures, with seeds counting up")
     steps: int = _number(20, 1, 150, 1, "steps from nothing to a picture; more is slower and finer")
-    sampler: str = _choice("dpmpp_2m", SAMPLERS, "of a diffusion model: how each step is taken")
-    scheduler: str = _choice("linear", SCHEDULES, "of a diffusion model: how the noise falls from step to step")
     cfg_scale: float = _number(4.0, 1.0, 20.0, 0.1, "how strictly the words are followed; 1 is off and twice as fast")
-    cfg_rescale: float = _number(0.0, 0.0, 1.0, 0.05, "of a diffusion model: tames strong colours; 0 is off")
-    cfg_start: float = _number(0.0, 0.0, 1.0, 0.05, "of a diffusion model: guidance begins at this share of the steps")
-    cfg_end: float = _number(1.0, 0.0, 1.0, 0.05, "of a diffusion model: guidance ends at this share of the steps")
     seed: int = _number(0, 0, 2**32 - 1, 1, "the same seed draws the same picture")
-    variation_seed: int = _number(0, 0, 2**32 - 1, 1, "a second seed to lean towards")
-    variation_strength: float = _number(0.0, 0.0, 1.0, 0.01, "0 stays with the seed, 1 arrives at the variation seed")
-    image: bytes | None = _free(None, "a picture to start from, as PNG")
-    strength: float = _number(0.6, 0.05, 1.0, 0.05, "how far to leave the picture: low keeps it, 1 ignores it")
     order: str = _choice("confidence", ORDERS, "of a token model: which tokens are settled first")
     temperature: float = _number(1.0, 0.0, 2.0, 0.05, "of a token model: how bold its guesses are; 0 is not at all")
     top_k: int = _number(0, 0, 4096, 1, "of a token model: guesses are among so many likeliest codes; 0 is all")
 
     def __post_init__(self):
         _check(self)
-        for name in ("width", "height"):
-            if getattr(self, name) % 32:
-                raise BadRequest(f"{name} is {getattr(self, name)}; it must be a multiple of 32.")
         if self.cfg_scale > 1 and not (self.prompt.strip() or self.style):
             raise BadRequest(
                 "Guidance follows words and there are none: write a prompt, "
                 "or set guidance to 1 to draw from noise alone."
             )
+
+
+@dataclass(frozen=True)
+class GenerateRequest(FromWords):
+    """Words, noise or a picture to new pictures. Picture `i` is made from `seed + i` alone."""
+
+    width: int = _number(128, 64, 1024, 32, "pixels; the model was trained at its own size and draws best there")
+    height: int = _number(128, 64, 1024, 32, "pixels")
+    count: int = _number(1, 1, 16, 1, "how many pictures, with seeds counting up")
+    sampler: str = _choice("dpmpp_2m", SAMPLERS, "of a diffusion model: how each step is taken")
+    scheduler: str = _choice("linear", SCHEDULES, "of a diffusion model: how the noise falls from step to step")
+    cfg_rescale: float = _number(0.0, 0.0, 1.0, 0.05, "of a diffusion model: tames strong colours; 0 is off")
+    cfg_start: float = _number(0.0, 0.0, 1.0, 0.05, "of a diffusion model: guidance begins at this share of the steps")
+    cfg_end: float = _number(1.0, 0.0, 1.0, 0.05, "of a diffusion model: guidance ends at this share of the steps")
+    variation_seed: int = _number(0, 0, 2**32 - 1, 1, "a second seed to lean towards")
+    variation_strength: float = _number(0.0, 0.0, 1.0, 0.01, "0 stays with the seed, 1 arrives at the variation seed")
+    image: bytes | None = _free(None, "a picture to start from, as PNG")
+    strength: float = _number(0.6, 0.05, 1.0, 0.05, "how far to leave the picture: low keeps it, 1 ignores it")
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("width", "height"):
+            if getattr(self, name) % 32:
+                raise BadRequest(f"{name} is {getattr(self, name)}; it must be a multiple of 32.")
         if self.cfg_start >= self.cfg_end:
             raise BadRequest(
                 f"Guidance begins at {self.cfg_start} and ends at {self.cfg_end}; it must end later than it begins."
@@ -149,6 +158,20 @@ class ReconstructRequest:
 
 
 @dataclass(frozen=True)
+class ResampleRequest(FromWords):
+    """Some of a picture's tokens drawn anew by words; the others stay as they are."""
+
+    tokens: bytes = _free(b"", "the picture as its tokens, an .npz that was saved here")
+    mask: bytes = _free(b"", "which tokens are drawn anew, as PNG: a pixel a token, white is drawn anew")
+    steps: int = _number(12, 1, 64, 1, "steps from hidden tokens to a picture")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.tokens or not self.mask:
+            raise BadRequest("Resampling needs a picture as tokens and a mask; give both.")
+
+
+@dataclass(frozen=True)
 class CodebookRequest:
     """The whole codebook of a VQGAN, to be looked at."""
 
@@ -158,7 +181,12 @@ class CodebookRequest:
         _check(self)
 
 
-TASKS = {"generate": GenerateRequest, "reconstruct": ReconstructRequest, "codebook": CodebookRequest}
+TASKS = {
+    "generate": GenerateRequest,
+    "reconstruct": ReconstructRequest,
+    "resample": ResampleRequest,
+    "codebook": CodebookRequest,
+}
 
 
 @dataclass(frozen=True)
@@ -212,6 +240,15 @@ class ReconstructResult:
     codes_used: int | None = None
     n_embed: int | None = None
     perplexity: float | None = None
+
+
+@dataclass(frozen=True)
+class ResampleResult:
+    """The tokens of a picture after some were drawn anew, as a file."""
+
+    tokens: bytes
+    seconds: float
+    record: dict | None = None
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,11 @@ def _check(request, model):
             f"The size is {request.width}x{request.height}; "
             f"this model draws widths and heights in multiples of {multiple}."
         )
+    check_words(request, model)
+
+
+def check_words(request, model):
+    """Raise `BadRequest` if a request has more words than the model reads."""
     longest = model.config.text.context_length
     for name in ("prompt", "negative"):
         count = model.tokenizer.count(compose(getattr(request, name), request.style if name == "prompt" else ""))
@@ -148,9 +153,18 @@ def _fill(request, model, batch, report):
         tokens = _source(request, model).expand_as(tokens)
         first = chance.gumbel(1)[..., 0].argsort(1).argsort(1) < round(request.strength * height * width)
         hidden = first.view(tokens.shape).to(model.device)
-    order = decoding.by_halton(height, width) if request.order == "halton" else decoding.by_confidence
-    tokens = decoding.decode(
-        decoding.guided(model.transformer, *_words(request, model, len(batch)), request.cfg_scale),
+    tokens = fill(
+        request, model, tokens, hidden, chance,
+        lambda step: report(step.index, step.count, lambda: model.decode(step.tokens[:4])),
+    )  # fmt: skip
+    return model.decode(tokens)
+
+
+def fill(request, model, tokens, hidden, chance, callback=None):
+    """The maps `tokens (B, h, w)` with the places of `hidden` filled by the words of a request, as it asks."""
+    order = decoding.by_halton(*tokens.shape[1:]) if request.order == "halton" else decoding.by_confidence
+    return decoding.decode(
+        decoding.guided(model.transformer, *_words(request, model, len(tokens)), request.cfg_scale),
         tokens,
         hidden,
         chance,
@@ -158,9 +172,8 @@ def _fill(request, model, batch, report):
         order=order,
         temperature=request.temperature,
         top_k=request.top_k,
-        callback=lambda step: report(step.index, step.count, lambda: model.decode(step.tokens[:4])),
+        callback=callback,
     )
-    return model.decode(tokens)
 
 
 DRAW = {"latent-diffusion": _diffuse, "token-transformer": _fill}

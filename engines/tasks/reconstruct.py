@@ -27,7 +27,7 @@ def reconstruct(request, model, on_progress=None):
     device = next(model.parameters()).device
     source = x = tokens = None
     if request.tokens:
-        tokens, size = _opened(request.tokens, model)
+        tokens, size = opened(request.tokens, model)
         latents = model.quantize.lookup(tokens.to(device))
     else:
         source = _reduced(pictures.from_png(request.image), request.max_side)
@@ -52,8 +52,11 @@ def reconstruct(request, model, on_progress=None):
     )
 
 
-def _opened(data, model):
-    """The tokens `(1, h, w)` in a file and the size of their picture."""
+def opened(data, model):
+    """The tokens `(1, h, w)` in a file of the VQGAN `model`, and the `(width, height)` of their picture.
+
+    Raises `BadPicture` or `BadRequest` for a file that is damaged or of another model.
+    """
     if model.family != "vqgan":
         raise BadRequest("These are tokens, and this model has none; choose the VQGAN that they were made with.")
     saved = token_files.from_bytes(data)

@@ -43,6 +43,36 @@ def mix(tokens, others, share, seed=0):
     return np.where(order < round(share * tokens.size), others, tokens)
 
 
+def windows(mask, side):
+    """Windows of at most `side x side` that together hold all of `mask (h, w)`, each with something around it.
+
+    A list of pairs: the window as two slices, and the mask of what is to be settled there, which no other
+    window settles. A map that a window holds whole has one.
+    """
+    found, left = [], mask.copy()
+    # what one window settles: less than it sees, unless it sees all
+    reach = [length if length <= side else max(1, 3 * side // 4) for length in mask.shape]
+    while left.any():
+        top = np.nonzero(left.any(1))[0][0]
+        edge = np.nonzero(left[top : top + reach[0]].any(0))[0][0]
+        now = np.zeros_like(left)
+        part = slice(top, top + reach[0]), slice(edge, edge + reach[1])
+        now[part] = left[part]
+        window = tuple(
+            _around(np.nonzero(now.any(1 - axis))[0], side, length) for axis, length in enumerate(mask.shape)
+        )
+        found.append((window, now[window]))
+        left &= ~now
+    return found
+
+
+def _around(places, side, length):
+    # `side` places with those given in the middle, as far as the map goes
+    start = (int(places[0]) + int(places[-1]) + 1 - side) // 2
+    start = min(max(start, 0), max(length - side, 0))
+    return slice(start, min(start + side, length))
+
+
 def _mask(tokens, cells):
     mask = np.zeros(tokens.shape, bool)
     for row, column in cells:

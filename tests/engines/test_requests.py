@@ -11,7 +11,12 @@ from engines.errors import BadRequest
 from engines.requests import TASKS, GenerateRequest, ReconstructRequest
 
 PICTURE = bytes(range(256)) * 3
-VALID = {"generate": {"prompt": "a red fox"}, "reconstruct": {"image": PICTURE}, "codebook": {}}
+VALID = {
+    "generate": {"prompt": "a red fox"},
+    "reconstruct": {"image": PICTURE},
+    "resample": {"prompt": "a red fox", "tokens": PICTURE, "mask": PICTURE},
+    "codebook": {},
+}
 
 
 def rows(key):
@@ -132,7 +137,8 @@ def test_a_request_cannot_be_changed():
     request("generate"),
     request("generate", prompt="“红色的狐狸”, naïve\n\\ 🦊", seed=2**32 - 1, cfg_scale=7.2, image=PICTURE),
     request("reconstruct", max_side=64),
-], ids=["plain", "every kind of value", "picture"])
+    request("resample", seed=3, style="flat"),
+], ids=["plain", "every kind of value", "picture", "tokens"])
 def test_a_request_comes_back_from_json(made):
     text = requests.to_json(made)
     assert requests.from_json(text) == made

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from engines.errors import BadRequest
-from engines.vqgan.editing import fill, mix, paint, swap
+from engines.vqgan.editing import fill, mix, paint, swap, windows
 
 MAPS = arrays(np.int64, st.tuples(st.integers(1, 8), st.integers(1, 8)), elements=st.integers(0, 3))
 CELLS = st.lists(st.tuples(st.integers(-2, 9), st.integers(-2, 9)), max_size=12)
@@ -64,3 +64,21 @@ def test_a_mix_takes_its_share(tokens, share, seed):
 def test_maps_of_two_sizes_are_refused(edit):
     with pytest.raises(BadRequest, match="4x3 tokens and the other 3x3"):
         edit(np.zeros((3, 4), int), np.zeros((3, 3), int))
+
+
+@given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 9), st.randoms())
+def test_windows_hold_each_hidden_cell_once_and_are_as_large_as_they_may_be(height, width, side, random):
+    mask = np.array([[random.random() < 0.3 for _ in range(width)] for _ in range(height)])
+    settled = np.zeros(mask.shape, int)
+    for window, cells in windows(mask, side):
+        assert cells.shape == (min(side, height), min(side, width)) and cells.any()
+        settled[window] += cells
+    assert np.array_equal(settled, mask)
+
+
+def test_a_window_lies_round_what_it_settles_and_a_small_map_needs_one():
+    assert [window for window, _ in windows(np.ones((16, 12), bool), 16)] == [(slice(0, 16), slice(0, 12))]
+    mask = np.zeros((40, 40), bool)
+    mask[20, 20:22] = True
+    assert [window for window, _ in windows(mask, 16)] == [(slice(12, 28), slice(13, 29))]
+    assert len(windows(np.ones((40, 16), bool), 16)) == 4  # of twelve rows each, with two to see on either side
