@@ -41,6 +41,10 @@ function drawMap() {
   for (let x = 0; x <= value.width; x++) { context.moveTo(x * cell, 0); context.lineTo(x * cell, canvas.height); }
   for (let y = 0; y <= value.height; y++) { context.moveTo(0, y * cell); context.lineTo(canvas.width, y * cell); }
   context.stroke();
+  context.fillStyle = 'rgba(234, 88, 12, 0.45)';
+  for (const place of value.marked) {
+    context.fillRect(place % value.width * cell, Math.floor(place / value.width) * cell, cell, cell);
+  }
   context.fillStyle = 'rgba(99, 102, 241, 0.6)';
   for (const [row, column] of stroke || []) context.fillRect(column * cell, row * cell, cell, cell);
 }

@@ -193,7 +193,7 @@ class Jobs:
         if isinstance(result, requests.GenerateResult):
             for picture in result.pictures:
                 self._gallery.add(picture.image, picture.record, picture.seed, job)
-        else:
+        elif isinstance(result, requests.ReconstructResult):
             self._gallery.add(result.reconstruction, result.record, job=job)
 
     def _progressed(self, progress):

@@ -92,6 +92,24 @@ TABLE = {
     "tool.fill": ("Fill", "填充"),
     "tool.pick": ("Pick", "取码"),
     "tool.swap": ("Swap", "交换"),
+    "tool.mark": ("Mark", "标记"),
+    "redraw": ("Draw the marked tokens anew", "重画标记的词元"),
+    "redraw.help": (
+        "what shall be there, in English or Chinese; mark the places with the tool Mark, and leave this empty to let "
+        "the picture around them decide",
+        "那里应该是什么，中文或英文；先用“标记”工具标出位置；留空则由周围的画面决定",
+    ),
+    "redraw.run": ("Draw anew", "重画"),
+    "mark_all": ("Mark all", "全部标记"),
+    "unmark": ("Unmark", "清除标记"),
+    "workshop.no_marks": (
+        "Nothing is marked yet: choose the tool Mark and draw over what shall change.",
+        "还没有标记：请选“标记”工具，划过要改变的地方。",
+    ),
+    "workshop.no_generator": (
+        "No model here draws with the codes of this VQGAN; `python app.py train tokens` makes one.",
+        "这里没有用这个 VQGAN 的编码绘画的模型；`python app.py train tokens` 可以训练一个。",
+    ),
     "token_code": ("Code", "编码"),
     "token_code.help": (
         "what is painted; choose it in the codebook, with Pick, or type it and press Enter",

@@ -16,7 +16,8 @@ class TokenMap(gr.HTML):
 
     The value is None or a dict: `width`, `height` and `tokens` of the map, row after row; `picture`, a data
     URL; `sheet`, the codebook's patches as a file, `factor` pixels a side in rows of `columns`; `order`, the
-    codes as the codebook lists them; `code`, the chosen one; `coloured`, whether the map shows codes as colours.
+    codes as the codebook lists them; `code`, the chosen one; `coloured`, whether the map shows codes as colours;
+    `marked`, the marked places, counted row after row.
     """
 
     def __init__(self, **options):

@@ -1,21 +1,26 @@
 """The workshop of the Reconstruct tab: the tokens of a picture, to be looked at and changed by hand."""
 
+import secrets
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import gradio as gr
 import numpy as np
+from PIL import Image
 
+from engines import requests
+from engines.catalog import catalog
 from engines.checkpoints import tokens as token_files
 from engines.errors import BadRequest
-from engines.requests import CodebookRequest, ReconstructRequest
+from engines.requests import CodebookRequest, ReconstructRequest, ResampleRequest
 from engines.vqgan import editing
 from studio import images
-from studio.tabs.common import guard, remembered, temporary, tokens_button
+from studio.jobs import FINAL
+from studio.tabs.common import control, guard, remembered, status, temporary, tokens_button
 from studio.texts import say, t
 from studio.token_map import TokenMap
 
-TOOLS = ("brush", "fill", "pick", "swap")
+TOOLS = ("brush", "fill", "pick", "swap", "mark")
 ORDERS = ("number", "use", "colour")
 STEPS_KEPT = 200  # of an edit, to be undone
 
@@ -32,6 +37,7 @@ class Edit:
     picture: str = ""  # of the tokens that are shown, as a data URL; empty until it is drawn
     second: np.ndarray | None = None  # the tokens of another picture, to swap and mix with
     code: int = 0  # what the brush paints
+    marked: np.ndarray | None = None  # where it is to be drawn anew, bool; None is nowhere
 
     @property
     def tokens(self):
@@ -49,6 +55,14 @@ class Edit:
         position = min(max(self.position + steps, 0), len(self.history) - 1)
         return self if position == self.position else replace(self, position=position, picture="")
 
+    def mark(self, cells):
+        """The edit with `cells` marked, or no longer marked where the first of them already was."""
+        marked = np.zeros(self.tokens.shape, bool) if self.marked is None else self.marked.copy()
+        value = not marked[cells[0]]
+        for cell in cells:
+            marked[cell] = value
+        return replace(self, marked=marked if marked.any() else None)
+
     def file(self):
         return token_files.to_bytes(token_files.Tokens(self.tokens, self.size, self.sha256))
 
@@ -61,6 +75,15 @@ class Book:
     columns: int
     factor: int
     by_colour: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Redrawing:
+    """A job that draws tokens anew, and the tokens that it began with."""
+
+    job: str
+    sha256: str
+    tokens: np.ndarray
 
 
 def draw():
@@ -94,9 +117,23 @@ def draw():
                     0, 1, 0.5, step=0.05, label=t("share"), info=t("share.help"), buttons=[], elem_id="workshop-share"
                 )
                 mix = gr.Button(t("mix"), size="sm", elem_id="workshop-mix")
+            no_generator = gr.Markdown(t("workshop.no_generator"), elem_classes="hint", visible=False)
+            with gr.Column(elem_id="workshop-words") as words:
+                prompt = control(ResampleRequest, "prompt", "workshop", label=t("redraw"), info=t("redraw.help"))
+                styles = [(t(f"style.{name or 'any'}"), name) for name in ("", *requests.STYLES)]
+                style = gr.Radio(styles, value="", label=t("style"), info=t("style.help"), elem_id="workshop-style")
+                generator = gr.Dropdown(label=t("model"), info=t("model.help"), elem_id="workshop-model")
+                with gr.Row(elem_classes="actions"):
+                    mark_all = gr.Button(t("mark_all"), size="sm", elem_id="workshop-mark-all")
+                    unmark = gr.Button(t("unmark"), size="sm", elem_id="workshop-unmark")
+                    redraw = gr.Button(t("redraw.run"), size="sm", variant="primary", elem_id="workshop-redraw")
+                    stop = gr.Button(t("stop"), size="sm", interactive=False, elem_id="workshop-stop")
+                line = gr.HTML(elem_id="workshop-status", elem_classes="line")
     return SimpleNamespace(
         begin=begin, bench=bench, tool=tool, code=code, canvas=canvas, order=order, coloured=coloured, undo=undo,
-        redo=redo, second=second, keep=keep, share=share, mix=mix, edit=gr.State(None), book=gr.State(None),
+        redo=redo, second=second, keep=keep, share=share, mix=mix, no_generator=no_generator, words=words,
+        prompt=prompt, style=style, generator=generator, mark_all=mark_all, unmark=unmark, redraw=redraw, stop=stop,
+        line=line, edit=gr.State(None), book=gr.State(None), redrawing=gr.State(None),
     )  # fmt: skip
 
 
@@ -125,7 +162,18 @@ def wire(studio, parts, job, save, run_job):
         if before and before.sha256 == edit.sha256:  # the codes of another model mean something else
             edit = replace(edit, second=before.second, code=before.code)
         edit = replace(edit, picture=images.data_url(state.result.reconstruction))
-        return show(edit, book, order, coloured) | {parts.book: book, parts.bench: gr.Column(visible=True)}
+        drawers = [
+            (row.card.get("title", row.id), row.id)
+            for row in catalog(studio.home).values()
+            if "resample" in row.tasks and row.first_stage == name
+        ]
+        return show(edit, book, order, coloured) | {
+            parts.book: book,
+            parts.bench: gr.Column(visible=True),
+            parts.words: gr.Column(visible=bool(drawers)),
+            parts.no_generator: gr.Markdown(visible=not drawers),
+            parts.generator: gr.Dropdown(drawers, value=drawers[0][1] if drawers else None),
+        }
 
     def show(edit, book, order, coloured):
         file = edit.file()
@@ -147,6 +195,7 @@ def wire(studio, parts, job, save, run_job):
             "order": list(orders[order]),
             "code": edit.code,
             "coloured": coloured,
+            "marked": [] if edit.marked is None else np.flatnonzero(edit.marked).tolist(),
         }
         return {
             parts.edit: edit,
@@ -170,6 +219,8 @@ def wire(studio, parts, job, save, run_job):
             return show(edit, book, order, coloured)
         if tool == "pick":
             edit = replace(edit, code=int(edit.tokens[cells[-1]]))
+        elif tool == "mark":
+            edit = edit.mark(cells)
         elif tool == "swap":
             tokens, others = editing.swap(edit.tokens, other(edit, request), cells)
             edit = replace(edit.after(tokens), second=others)
@@ -213,6 +264,49 @@ def wire(studio, parts, job, save, run_job):
         gr.Info(say(request, "workshop.remembered"))
         return replace(edit, second=edit.tokens)
 
+    def mark_all(edit, book, order, coloured, request: gr.Request):
+        edit = held(edit, request)
+        return show(replace(edit, marked=np.ones(edit.tokens.shape, bool)), book, order, coloured)
+
+    def unmark(edit, book, order, coloured, request: gr.Request):
+        return show(replace(held(edit, request), marked=None), book, order, coloured)
+
+    def redraw(edit, prompt, style, generator, request: gr.Request):
+        edit = held(edit, request)
+        if edit.marked is None:
+            raise BadRequest(say(request, "workshop.no_marks"))
+        words = {} if prompt.strip() or style else {"cfg_scale": 1.0}
+        mask = images.png_bytes(Image.fromarray(np.uint8(255) * edit.marked))
+        job = studio.jobs.submit(
+            ResampleRequest(
+                model=generator,
+                prompt=prompt,
+                style=style,
+                tokens=edit.file(),
+                mask=mask,
+                seed=secrets.randbelow(2**32),
+                **words,
+            )
+        )
+        return Redrawing(job, edit.sha256, edit.tokens)
+
+    def follow(redrawing, request: gr.Request):
+        for state in studio.jobs.watch(redrawing.job):
+            busy = state.state not in FINAL
+            yield {
+                parts.line: status(state, request),
+                parts.redraw: gr.Button(interactive=not busy),
+                parts.stop: gr.Button(interactive=busy),
+            }
+
+    def redrawn(redrawing, edit, book, order, coloured, request: gr.Request):
+        result, edit = studio.jobs.state(redrawing.job).result, held(edit, request)
+        # meanwhile another picture may have been taken up, and what was changed by hand stays
+        if result is None or edit.sha256 != redrawing.sha256 or edit.tokens.shape != redrawing.tokens.shape:
+            return gr.skip()
+        drawn = token_files.from_bytes(result.tokens).indices
+        return show(edit.after(np.where(drawn != redrawing.tokens, drawn, edit.tokens)), book, order, coloured)
+
     def keep(edit, request: gr.Request):
         edit = held(edit, request)
         return studio.jobs.submit(ReconstructRequest(model=edit.model, tokens=edit.file()))
@@ -221,7 +315,10 @@ def wire(studio, parts, job, save, run_job):
     # One after the other, and none dropped: each takes up what the one before has left.
     queued = quiet | {"trigger_mode": "multiple", "concurrency_id": "workshop", "concurrency_limit": 1}
     parts.begin.click(lambda: gr.Button(interactive=False), None, parts.begin, **quiet).then(
-        guard(begin), [job, parts.edit, *view], [*shown, parts.book, parts.bench], **queued
+        guard(begin),
+        [job, parts.edit, *view],
+        [*shown, parts.book, parts.bench, parts.words, parts.no_generator, parts.generator],
+        **queued,
     ).then(lambda: gr.Button(interactive=True), None, parts.begin, **quiet)
     parts.canvas.stroke(guard(stroke), [*state, *view, parts.tool], shown, **queued)
     parts.canvas.choose(guard(choose), [*state, *view], shown, **queued)
@@ -230,8 +327,15 @@ def wire(studio, parts, job, save, run_job):
     parts.redo.click(guard(move(1)), [*state, *view], shown, **queued)
     parts.mix.click(guard(mix), [*state, *view, parts.share], shown, **queued)
     parts.second.click(guard(remember), parts.edit, parts.edit, **queued)
-    for control in view:
-        control.input(guard(move(0)), [*state, *view], shown, **queued)
+    for option in view:
+        option.input(guard(move(0)), [*state, *view], shown, **queued)
+    parts.mark_all.click(guard(mark_all), [*state, *view], shown, **queued)
+    parts.unmark.click(guard(unmark), [*state, *view], shown, **queued)
+    words = [parts.edit, parts.prompt, parts.style, parts.generator]
+    gr.on([parts.redraw.click, parts.prompt.submit], guard(redraw), words, parts.redrawing, **quiet).success(
+        guard(follow), parts.redrawing, [parts.line, parts.redraw, parts.stop], concurrency_limit=None, **quiet
+    ).success(guard(redrawn), [parts.redrawing, *state, *view], shown, **queued)
+    parts.stop.click(guard(lambda redrawing: studio.jobs.cancel(redrawing.job)), parts.redrawing, None, **quiet)
     run_job(parts.keep.click, keep, parts.edit)
 
 

@@ -49,9 +49,13 @@ def browser():
 
 @pytest.fixture(scope="session")
 def address(tmp_path_factory):
-    """Where the studio answers: `python app.py` on a home of its own, with a small token model of the artist's."""
+    """Where the studio answers: `python app.py` on a home of its own, with small models of the artist's.
+
+    They are a token model, its VQGAN `mirror`, and another VQGAN `lonely`.
+    """
     home = tmp_path_factory.mktemp("home")
     tiny.save(home / "models" / "my-tokens.safetensors", tiny.token_generator())
+    tiny.save(home / "models" / "lonely.safetensors", tiny.vqgan(1))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -39,6 +39,16 @@ def take_up(artist):
     return artist
 
 
+def take(artist, model, path):
+    """Reconstruct a picture with one of the artist's own models, and take it up."""
+    artist.find("#reconstruct-model input").click()
+    artist.page.get_by_role("option", name=model).click()
+    choose(artist, path)
+    artist.reconstruct()
+    artist.open("Workshop")
+    take_up(artist)
+
+
 def answered(artist, action):
     """Do something, and wait until the canvas shows what came of it."""
     count = "Number(document.querySelector('#workshop-map .token-map')?.dataset.shown ?? 0)"
@@ -55,14 +65,14 @@ def saved(artist, tmp_path):
     return tokens.from_bytes((tmp_path / "now.npz").read_bytes()).indices
 
 
-def stroke(artist, *cells):
-    """Draw over the picture from cell to cell."""
+def stroke(artist, *cells, side=SIDE):
+    """Draw over the picture from cell to cell, of `side` cells a side."""
     canvas = artist.find("#workshop-map canvas.map")
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
     mouse = artist.page.mouse
     for number, (row, column) in enumerate(cells):
-        mouse.move(box["x"] + (column + 0.5) / SIDE * box["width"], box["y"] + (row + 0.5) / SIDE * box["height"])
+        mouse.move(box["x"] + (column + 0.5) / side * box["width"], box["y"] + (row + 0.5) / side * box["height"])
         if not number:
             mouse.down()
     mouse.up()
@@ -188,3 +198,37 @@ def test_a_code_that_is_none_gets_a_sentence_and_nothing_is_painted_by_a_click_i
     bench.find("#workshop-map canvas.book").click(position={"x": 5, "y": 5})
     expect(bench.find("#workshop-code input")).not_to_have_value("99999")
     assert np.array_equal(saved(bench, tmp_path), before)
+
+
+def test_marked_tokens_are_drawn_anew_by_words_and_the_others_stay(artist, drawings, tmp_path):
+    artist.tab("Reconstruct")
+    take(artist, "mirror", drawings[0])
+    before = saved(artist, tmp_path)
+    side = len(before)  # the VQGAN of the small token model has twice as many tokens a side
+    artist.find("#workshop-redraw").click()
+    artist.told("Nothing is marked yet")
+    tool(artist, "Mark")
+    answered(artist, lambda: stroke(artist, (4, 3), (4, 12), (20, 12), side=side))
+    expect(artist.find("#workshop-model input")).to_have_value("my-tokens")
+    artist.find("#workshop-prompt textarea").fill("red disc")
+    answered(artist, artist.find("#workshop-redraw").click)
+    after = saved(artist, tmp_path)
+    marked = np.zeros(before.shape, bool)
+    marked[4, 3:13] = marked[4:21, 12] = True
+    assert np.array_equal(after[~marked], before[~marked])
+    assert (after[marked] != before[marked]).any()
+    answered(artist, artist.find("#workshop-undo").click)
+    assert np.array_equal(saved(artist, tmp_path), before)
+
+    # the marks stay for another try; a stroke that begins on one takes marks away
+    answered(artist, lambda: stroke(artist, (4, 3), (4, 12), side=side))
+    answered(artist, artist.find("#workshop-redraw").click)
+    marked[4, 3:13] = False
+    assert np.array_equal(saved(artist, tmp_path)[~marked], before[~marked])
+
+
+def test_a_vqgan_without_a_generator_says_how_to_get_one(artist, drawings):
+    artist.tab("Reconstruct")
+    take(artist, "lonely", drawings[0])
+    expect(artist.find("#workshop").get_by_text("No model here draws with the codes of this VQGAN")).to_be_visible()
+    expect(artist.find("#workshop-redraw")).to_be_hidden()

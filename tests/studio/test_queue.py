@@ -11,7 +11,14 @@ from PIL import Image, PngImagePlugin
 
 from engines import requests
 from engines.errors import AtelierError, BadRequest
-from engines.requests import GenerateRequest, Progress, ReconstructRequest, ReconstructResult
+from engines.requests import (
+    GenerateRequest,
+    Progress,
+    ReconstructRequest,
+    ReconstructResult,
+    ResampleRequest,
+    ResampleResult,
+)
 from studio import images
 from studio import jobs as queue
 from studio.jobs import FINAL
@@ -72,6 +79,12 @@ def test_pictures_are_in_the_gallery_before_the_job_is_done(jobs, monkeypatch):
     assert seen == ["running"] * 3
     assert [entry.seed for entry in final.entries] == [7, 8, 9]
     assert len(final.result.pictures) == 3 and final.seconds > 0
+
+
+def test_tokens_drawn_anew_are_no_picture_yet_and_only_told(jobs, worker, monkeypatch):
+    monkeypatch.setattr(worker, "run", lambda request, on_progress, cancelled: ResampleResult(b"tokens", 0.1))
+    final = last(jobs, jobs.submit(ResampleRequest(prompt="a fox", tokens=b"old", mask=b"mask")))
+    assert (final.state, final.result.tokens, list(final.entries)) == ("done", b"tokens", [])
 
 
 def test_a_reconstruction_is_kept_as_well(jobs, worker, monkeypatch):

@@ -46,6 +46,14 @@ def test_fifty_steps_and_more_come_back(codes):
     assert states == kept[::-1]
 
 
+def test_marks_are_taken_away_by_a_stroke_that_begins_on_one():
+    marked = edit().mark([(0, 0), (0, 1)])
+    assert marked.marked.tolist() == [[True, True], [False, False]]
+    assert marked.mark([(0, 1), (1, 1)]).marked.tolist() == [[True, False], [False, False]]
+    assert marked.mark([(0, 0), (0, 1)]).marked is None
+    assert marked.after(np.ones((2, 2), int)).marked is marked.marked  # for another try
+
+
 def test_an_edit_is_saved_as_a_file_of_its_model():
     saved = tokens.from_bytes(edit(3).file())
     assert (saved.indices == 3).all() and saved.size == (8, 8) and saved.model == "0" * 64

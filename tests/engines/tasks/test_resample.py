@@ -25,8 +25,8 @@ def saved(indices, model="0" * 64):
     return token_files.to_bytes(token_files.Tokens(indices.astype(np.uint16), (4 * width - 1, 4 * height), model))
 
 
-def ask(indices, mask, **fields):
-    asked = {"tokens": saved(indices), "mask": png(mask), "prompt": "red disc", "steps": 3, "seed": 5}
+def ask(indices, hidden, **fields):
+    asked = {"tokens": saved(indices), "mask": png(hidden), "prompt": "red disc", "steps": 3, "seed": 5}
     return ResampleRequest(**asked | fields)
 
 
@@ -113,5 +113,5 @@ def test_what_cannot_be_resampled_gets_a_sentence(model, indices, mask):
         resample(ask(indices, mask, prompt="a word and another " * 20), model)
     with pytest.raises(BadRequest, match="tokens and a mask"):
         ask(indices, mask, mask=b"")
-    with pytest.raises(BadRequest, match="no words|there are none"):
+    with pytest.raises(BadRequest, match="there are none"):
         ask(indices, mask, prompt="")
