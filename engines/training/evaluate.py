@@ -15,7 +15,6 @@ from PIL import Image, ImageDraw
 from engines import catalog, metrics, pictures, requests, tensors
 from engines.engine import Engine
 from engines.errors import BadRequest
-from engines.tasks.generate import generate
 from engines.text.captions import compose
 from engines.training import data, quality
 from engines.training.losses import RandomPerceptual
@@ -24,7 +23,6 @@ from engines.vqgan.quantizer import usage
 
 SIZE = 128  # pixels a side at which models are measured
 STYLES = tuple(requests.STYLES)
-STEPS, CFG_SCALE = 20, 4.0
 SEEDS = 4
 SIDES = {"seen": False, "held out": True}
 STYLE_WORDS = ("red heart", "pizza", "cat face", "house", "green apple", "bus")
@@ -187,19 +185,21 @@ def _drawer(model, folder, out):
         raise BadRequest(f"No pictures of {folder.path} to train on have captions with styles; the card needs some.")
     chosen = [example for style in STYLES for example in [e for e in icons if e.style == style][:10]]
     say(f"{len(chosen)} prompts, seeds 0 to {SEEDS - 1}")
-    rows = [_draw(model, compose(example.text, example.style), SEEDS) for example in chosen]
+
+    def draw(text, style, count=1):
+        return quality.draw(model, compose(text, style), size, count=count)
+
+    rows = [draw(example.text, example.style, SEEDS) for example in chosen]
     _labelled(rows, [compose(e.text, e.style) for e in chosen], out / "prompts.png", columns=2)
 
     say("styles")
-    rows = [[_draw(model, compose(text, style), 1)[0] for style in STYLES] for text in STYLE_WORDS]
+    rows = [[draw(text, style)[0] for style in STYLES] for text in STYLE_WORDS]
     _labelled(rows, [f"{text}: {', '.join(STYLES)}" for text in STYLE_WORDS], out / "styles.png", columns=2)
 
     both = [example for example in chosen if example.text_zh][::4][:8]
     if both:
         say("English and Chinese")
-        rows = [
-            _draw(model, compose(e.text, e.style), 2) + _draw(model, compose(e.text_zh, e.style), 2) for e in both
-        ]
+        rows = [draw(e.text, e.style, 2) + draw(e.text_zh, e.style, 2) for e in both]
         labels = [f"{compose(e.text, e.style)}: English twice, Chinese twice" for e in both]
         _labelled(rows, labels, out / "chinese.png", columns=2)
 
@@ -208,14 +208,14 @@ def _drawer(model, folder, out):
     flat = np.stack([data.middle(e.pixels, size)[::8, ::8].reshape(-1) for e in seen]).astype(np.float32)
     rows = []
     for example in chosen[::5]:
-        drawn = _draw(model, compose(example.text, example.style), 1)[0]
+        drawn = draw(example.text, example.style)[0]
         small = np.asarray(drawn)[::8, ::8].reshape(-1).astype(np.float32)
         order = np.square(flat - small).mean(1).argsort()[:3]
         rows.append([drawn] + [Image.fromarray(data.middle(seen[i].pixels, size)) for i in order])
     _labelled(rows, [compose(e.text, e.style) for e in chosen[::5]], out / "nearest.png", columns=2)
 
     say("loss on pictures seen and held out")
-    loss, meaning = LOSSES[model.family]
+    (loss, meaning), asked = LOSSES[model.family], quality.ASKED[model.family]
     sides = {name: [e for e in icons if e.held_out is held_out][:256] for name, held_out in SIDES.items()}
     losses = {name: loss(model, part) for name, part in sides.items() if part}
     measures = quality.measure(folder.bench(size), model, say)
@@ -227,21 +227,13 @@ def _drawer(model, folder, out):
         "## Pictures, as they come\n\n"
         "The ten captions of each style whose file names have the smallest SHA-256, "
         f"{figures['held_out_prompts']} of them held out from the training; seeds 0 to {SEEDS - 1}, "
-        f"{STEPS} steps, guidance {CFG_SCALE}, all else by default; nothing was chosen.\n\n"
+        f"{asked['steps']} steps, guidance {asked['cfg_scale']}, all else by default; nothing was chosen.\n\n"
         f"![Prompts](prompts.png)\n\nThe style word, one seed:\n\n![Styles](styles.png)\n\n{chinese}"
         "Drawn, and beside it the three nearest training pictures by colour on a grid of 16x16:\n\n"
         f"![Nearest](nearest.png)\n\n## Measures\n\n{quality.table(measures)}\n"
         f"## Loss\n\n{meaning} at 16 even times, on white: {measured}.\n"
     )
     return figures, body
-
-
-def _draw(model, prompt, count):
-    size = model.config.size
-    request = requests.GenerateRequest(
-        prompt=prompt, count=count, seed=0, steps=STEPS, cfg_scale=CFG_SCALE, width=size, height=size
-    )
-    return [picture.image for picture in generate(request, model).pictures]
 
 
 @torch.no_grad()

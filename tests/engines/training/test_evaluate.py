@@ -39,8 +39,8 @@ def drawer(make):
 
 @pytest.mark.parametrize("make", [tiny.latent_diffusion, tiny.token_generator], ids=["diffusion", "tokens"])
 def test_a_card_of_a_model_that_draws(make, folder, tmp_path, monkeypatch):
-    for module in (evaluate, quality):
-        monkeypatch.setattr(module, "STEPS", 2)
+    for asked in quality.ASKED.values():
+        monkeypatch.setitem(asked, "steps", 2)
     monkeypatch.setattr(evaluate, "STYLE_WORDS", ("red disc",))
     monkeypatch.setattr(quality, "train_judge", functools.partial(train_judge, steps=20, batch=8))
     path = tmp_path / "painter.safetensors"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from engines.training.judge import Judge, train_judge
 from tests import tiny
 
 SIZE = 64
+ANY = SimpleNamespace(family="latent-diffusion")  # a model that a painter stands in for
 COLOURS = ("red", "green", "blue")
 
 
@@ -90,7 +92,7 @@ def painter(monkeypatch, paint):
 def test_a_model_that_draws_the_real_pictures_gets_what_they_get(judge, examples, monkeypatch):
     bench = bench_of(judge, examples)
     painter(monkeypatch, lambda seed: Image.fromarray(data.middle(bench.held_out[seed].pixels, SIZE)))
-    figures = quality.measure(bench, None, say=lambda text: None)
+    figures = quality.measure(bench, ANY, say=lambda text: None)
     answers = figures["answers"]
     assert answers["English"] == answers["the real pictures"] and answers["Chinese"]["R@1"] == answers["English"]["R@1"]
     drawn, floor = (figures["distances"][name]["judge"] for name in ("drawn", "floor: the real pictures"))
@@ -104,7 +106,7 @@ def test_a_model_that_draws_the_real_pictures_gets_what_they_get(judge, examples
 def test_a_model_that_draws_noise_is_found_out(judge, examples, monkeypatch):
     rng = np.random.default_rng(0)
     painter(monkeypatch, lambda seed: Image.fromarray(rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)))
-    figures = quality.measure(bench_of(judge, examples), None, say=lambda text: None)
+    figures = quality.measure(bench_of(judge, examples), ANY, say=lambda text: None)
     drawn, floor = (figures["distances"][name]["judge"] for name in ("drawn", "floor: the real pictures"))
     assert drawn["KID"] > 5 * abs(floor["KID"]) and drawn["MMD"] > 5 * abs(floor["MMD"])
     assert figures["answers"]["English"]["R@1"] < 0.6 < figures["answers"]["the real pictures"]["R@1"]
@@ -113,7 +115,7 @@ def test_a_model_that_draws_noise_is_found_out(judge, examples, monkeypatch):
 def test_a_model_that_copies_is_found_out(judge, examples, monkeypatch):
     bench = bench_of(judge, examples)
     painter(monkeypatch, lambda seed: Image.fromarray(data.middle(bench.seen[0].pixels, SIZE)))
-    copying = quality.measure(bench, None, say=lambda text: None)["copying"]
+    copying = quality.measure(bench, ANY, say=lambda text: None)["copying"]
     assert copying["drawn"]["distance"] < 1e-3 < copying["the real pictures"]["distance"]
     assert copying["drawn"]["share of the second"] < 1e-3 < copying["the real pictures"]["share of the second"]
 
