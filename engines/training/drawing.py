@@ -32,6 +32,7 @@ class DrawingTrainer:
         self.batch = recipe.batch
         self.first_stage = first_stage.to(self.device).eval()
         self.pictures = CaptionedLatents(recipe, examples, self.first_stage, self.device, report)
+        self.is_new = start is None
         self.model = self._model(start, clip).to(self.device)
         self.prepare()
         learned = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -43,7 +44,7 @@ class DrawingTrainer:
         raise NotImplementedError
 
     def prepare(self):
-        """Bring the encoded pictures into the form that the loss takes."""
+        """Bring the encoded pictures into the form that the loss takes, and a net that `is_new` into its first."""
         raise NotImplementedError
 
     def loss(self, rows, captions, rng):
@@ -132,6 +133,6 @@ class DrawingTrainer:
         load_optimizer_state(self.optimizer, state["optimizer"])
 
     def export(self, path):
-        """The averaged weights and the autoencoder in float16, with configuration and card."""
+        """The averaged weights in float16, with configuration and card."""
         with self.average.swapped():
             models.save(path, self.model, self.card)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from engines import tensors
+from engines.errors import BadRequest
 from engines.runtime import autocast
 from engines.training.captioned import CaptionedRecipe
 from engines.training.drawing import DrawingTrainer
@@ -13,7 +14,7 @@ from engines.vqgan import decoding
 from engines.vqgan.generator import TokenGenerator, TokenGeneratorConfig
 from engines.vqgan.transformer import TransformerConfig
 
-REACH = 3  # how many spacings apart embeddings begin as strangers
+REACH = 3  # spacings of the codebook over which embeddings begin alike
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +38,19 @@ class Alike:
     A large codebook has codes that only an arbitrary hair's breadth tells apart, and nothing can be learned
     from which of them it was. What a place should hold is told by how near they are (soft labels; Lee et
     al., 2022, section 3.2.3): a Gaussian of the codebook's `spacing`, the median distance of a code to its
-    nearest, over the `count` nearest.
+    nearest, over the `count` nearest with itself. Raises `BadRequest` for a codebook most of whose codes are
+    the same.
     """
 
     def __init__(self, codes, count):
-        distances, self.indices = torch.cdist(codes, codes).topk(max(count, 2), largest=False)
-        self.spacing = distances[:, 1].median().item()
-        self.indices = self.indices[:, :count]
-        self.weights = (-(distances[:, :count] / self.spacing).square() / 2).softmax(1)
+        # by differences: as products of vectors, small distances drown in rounding
+        distances = torch.cdist(codes, codes, compute_mode="donot_use_mm_for_euclid_dist")
+        nearest, indices = distances.topk(min(max(count, 2), len(codes)), largest=False)
+        self.spacing = nearest[:, 1].median().item()
+        if not self.spacing:
+            raise BadRequest("Most codes of this VQGAN are the same, and tokens tell nothing; train another VQGAN.")
+        self.indices = indices[:, :count]
+        self.weights = (-(nearest[:, :count] / self.spacing).square() / 2).softmax(1)
 
     def cross_entropy(self, logits, codes):
         """Of logits `(N, n_embed)` with the soft labels of `codes (N,)`; the mean, a scalar."""
@@ -73,15 +79,11 @@ class TokenTrainer(DrawingTrainer):
         )
         return TokenGeneratorConfig(shape, text, tokenizer, recipe.size)
 
-    def _model(self, start, clip):
-        model = super()._model(start, clip)
+    def prepare(self):
         codes = self.first_stage.quantize.codebook
         self.alike = Alike(codes, self.recipe.alike)
-        if start is None:
-            model.transformer.begin_with(codes, REACH * self.alike.spacing)
-        return model
-
-    def prepare(self):
+        if self.is_new:
+            self.model.transformer.begin_with(codes, REACH * self.alike.spacing)
         self.pictures.apply(lambda latents: self.first_stage.quantize(latents.to(self.device)).indices.cpu())
 
     def loss(self, rows, captions, rng):

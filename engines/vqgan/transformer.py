@@ -114,7 +114,8 @@ class TokenTransformer(nn.Module):
     def begin_with(self, codes, reach):
         """Let embeddings of codes begin alike that are alike: as random Fourier features (Rahimi & Recht, 2007).
 
-        `codes` is the codebook `(n_embed, D)`; beyond the distance `reach` two of them begin as strangers.
+        `codes` is the codebook `(n_embed, D)`; how alike two begin falls with their distance as a Gaussian of
+        the width `reach`.
         """
         frequencies = torch.randn(codes.shape[1], self.config.width).to(codes) / reach
         phases = 2 * math.pi * torch.rand(self.config.width).to(codes)

@@ -60,6 +60,17 @@ def test_codes_that_look_alike_count_as_right_and_others_do_not():
     assert alike.cross_entropy(expected.clamp(min=1e-9).log(), codes[:1]) < loss
 
 
+def test_a_code_is_its_own_nearest_however_near_others_are():
+    codes = torch.tensor([[1.0, 0.0]]) + 1e-4 * torch.randn(300, 2, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(Alike(codes, 1).indices[:, 0], torch.arange(300))
+    assert Alike(CODES, 16).indices.shape == (4, 4)  # a codebook may be small
+
+
+def test_a_codebook_of_one_code_over_and_over_is_refused():
+    with pytest.raises(BadRequest, match="Most codes of this VQGAN are the same"):
+        Alike(torch.ones(8, 4), 4)
+
+
 def test_embeddings_begin_alike_as_their_codes_are():
     trainer = tiny.token_trainer()
     codes, rows = trainer.first_stage.quantize.codebook, trainer.model.transformer.tokens.weight[:-1]
