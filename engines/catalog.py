@@ -33,7 +33,7 @@ class Model:
     bytes: int
     licence: str
     card: dict
-    first_stage: str = ""  # the name of the autoencoder that it draws with
+    first_stage: dict | None = None  # `name` and `sha256` of the autoencoder that it draws with
 
 
 def catalog(home=None):
@@ -72,7 +72,7 @@ def read(path):
         bytes=path.stat().st_size,
         licence=card.get("licence", "unknown"),
         card=card,
-        first_stage=str(metadata.get("first_stage", {}).get("name", "")),
+        first_stage=metadata.get("first_stage"),
     )
 
 
@@ -96,16 +96,18 @@ def find(name, task=None, home=None):
 def first_stage(row, home=None):
     """The row of the autoencoder that the model of `row` draws with: beside its file, or else in the catalog.
 
-    Raises `BadCheckpoint` where there is none of that name.
+    Raises `BadCheckpoint` where none of that name has the content that the model was trained with.
     """
-    folder = row.path.parent
-    for path in (folder / f"{row.first_stage}.safetensors", folder.parent / row.first_stage / "model.safetensors"):
-        if path.exists():
-            return read(path)
-    found = catalog(home).get(row.first_stage)
-    if found is None:
-        raise BadCheckpoint(
-            f"“{row.id}” draws with the autoencoder “{row.first_stage}”, which is not here; "
-            f"put its file beside {row.path.name}."
-        )
-    return found
+    name, sha256 = row.first_stage["name"], row.first_stage["sha256"]
+    folder = row.path.resolve().parent
+    paths = [folder / f"{name}.safetensors", folder.parent / name / "model.safetensors"]
+    found = [read(path) for path in paths if path.exists()]
+    found += [known for known in [catalog(home).get(name)] if known]
+    for candidate in found:
+        if "reconstruct" in candidate.tasks and files.sha256(candidate.path) == sha256:
+            return candidate
+    what = f"is not the one that is here: its SHA-256 begins with {sha256[:8]}" if found else "is not here"
+    raise BadCheckpoint(
+        f"“{row.id}” draws with the autoencoder “{name}”, which {what}; put that file beside {row.path.name}, "
+        f"as {name}.safetensors."
+    )

@@ -50,7 +50,7 @@ class Engine:
         return self._recorded(result, request, model.sha256)
 
     def load(self, row):
-        """The model of a row of the catalog, on the device; it stays loaded, and so does what it draws with."""
+        """The model of a row of the catalog, on the device; the latest few stay loaded."""
         key = row.path, row.path.stat().st_mtime_ns
         if key not in self._loaded:
             first_stage = self.load(catalog.first_stage(row, self.home)) if row.first_stage else None

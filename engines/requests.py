@@ -88,6 +88,11 @@ def _check(request):
             raise unknown(item.name, value, [name for name in meta["choices"] if name])
 
 
+def wordless(prompt, style):
+    """Whether there is nothing that guidance could follow."""
+    return not (prompt.strip() or style)
+
+
 @dataclass(frozen=True)
 class FromWords:
     """What every request that draws has: the words, and how they are followed."""
@@ -105,7 +110,7 @@ class FromWords:
 
     def __post_init__(self):
         _check(self)
-        if self.cfg_scale > 1 and not (self.prompt.strip() or self.style):
+        if self.cfg_scale > 1 and wordless(self.prompt, self.style):
             raise BadRequest(
                 "Guidance follows words and there are none: write a prompt, "
                 "or set guidance to 1 to draw from noise alone."

@@ -143,8 +143,8 @@ def _generate(arguments):
         if not (cross and width.isdigit() and height.isdigit()):
             raise BadRequest(f"The size “{arguments.size}” cannot be read; write it as WxH, for example 128x128.")
         size = {"width": int(width), "height": int(height)}
-    if not arguments.prompt.strip() and not arguments.style and arguments.cfg_scale == _default("cfg_scale"):
-        arguments.cfg_scale = 1.0  # there are no words for guidance to follow
+    if requests.wordless(arguments.prompt, arguments.style) and arguments.cfg_scale == _default("cfg_scale"):
+        arguments.cfg_scale = 1.0
     image = _picture(arguments.image, 2 * max(size.values())) if arguments.image else None
     request = _asked(arguments, requests.GenerateRequest, image=image, **size)
     result = _engine(arguments).run(request, _progress)
@@ -204,7 +204,7 @@ def _models(arguments):
     ]
     for row in rows:
         size = f"{row['bytes'] / 1e6:.1f} MB"
-        _say(f"{row['id']:24} {row['family']:18} {', '.join(row['tasks']):14} {size:>9}  {row['licence']}")
+        _say(f"{row['id']:24} {row['family']:18} {', '.join(row['tasks']):18} {size:>9}  {row['licence']}")
     return {"models": rows}
 
 

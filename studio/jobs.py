@@ -19,6 +19,7 @@ from engines.errors import AtelierError, BadRequest, Cancelled
 
 MAX_WAITING = 100
 MAX_REQUEST = 60_000_000  # bytes as JSON: the picture keeps its request as PNG text, and 64 MB of that are read again
+PACE = 0.1  # seconds between two states that a watcher is told
 RESULTS_KEPT = 8
 FINAL = ("done", "failed", "cancelled")
 
@@ -113,16 +114,22 @@ class Jobs:
         return dataclasses.replace(final or self._stored(job), entries=self._gallery.of_job(job))
 
     def watch(self, job, every=1.0):
-        """Yields the `JobState` at each change and every second, and ends after a final one."""
+        """Yields the `JobState` at each change and every second, and ends after a final one.
+
+        Of many quick changes only some are told: a page that is told of each has no time for anything else.
+        """
         while True:
             with self._changed:
                 state = self.state(job)
             yield state
             if state.state in FINAL:
                 return
+            told = time.monotonic()
             with self._changed:
                 if self._looks(job) == _looks(state):
                     self._changed.wait(every)
+                left = told + PACE - time.monotonic()
+                self._changed.wait_for(lambda: self.state(job).state in FINAL, max(0.0, left))
 
     def close(self):
         """Stop the running job and the thread; what waits is run when the studio starts again."""

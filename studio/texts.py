@@ -106,6 +106,14 @@ TABLE = {
         "Nothing is marked yet: choose the tool Mark and draw over what shall change.",
         "还没有标记：请选“标记”工具，划过要改变的地方。",
     ),
+    "workshop.redrawing": (
+        "Tokens are being drawn anew already: wait until that is done, or stop it.",
+        "正在重画词元：请等它完成，或停止它。",
+    ),
+    "workshop.left": (
+        "The tokens were drawn anew, but their picture is no longer on the bench; take it up and try again.",
+        "词元已重画，但它们所属的图片已不在工作台上；请重新开始编辑那张图片再试。",
+    ),
     "workshop.no_generator": (
         "No model here draws with the codes of this VQGAN; `python app.py train tokens` makes one.",
         "这里没有用这个 VQGAN 的编码绘画的模型；`python app.py train tokens` 可以训练一个。",

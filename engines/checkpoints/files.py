@@ -54,14 +54,19 @@ def read_header(path):
         metadata = json.loads(texts.get("atelier", "{}"))
         if not isinstance(metadata, dict) or not isinstance(metadata.get("family", ""), str):
             raise ValueError("our part of the metadata is an object and names a family")
-        for name in ("card", "first_stage"):
-            if not isinstance(metadata.get(name, {}), dict):
-                raise ValueError("a card is an object, and so is what is told of an autoencoder")
+        if not isinstance(metadata.get("card", {}), dict):
+            raise ValueError("a card is an object")
+        if "first_stage" in metadata and not _names_a_file(**metadata["first_stage"]):
+            raise ValueError("an autoencoder is named by its file's name and hash")
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise BadCheckpoint(f"{path.name} has a header that cannot be understood; copy the file again.") from error
     if 8 + length + end != size:
         raise BadCheckpoint(f"{path.name} was cut: {size} bytes where {8 + length + end} are declared; copy it again.")
     return tensors, metadata
+
+
+def _names_a_file(name, sha256):
+    return name == Path(name).name and 0 < len(name) < 200 and len(sha256) == 64
 
 
 def _no_duplicates(pairs):
@@ -120,7 +125,7 @@ def save(path, tensors, metadata=None):
 
 def name(path):
     """What a model is called: the name of its file, or of its folder for a `model.safetensors`."""
-    path = Path(path)
+    path = Path(path).resolve()
     return path.parent.name if path.stem == "model" else path.stem
 
 

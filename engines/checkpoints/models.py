@@ -101,9 +101,11 @@ def load(path, first_stage=None):
 
 
 def _check_first_stage(path, metadata, first_stage):
-    wanted = metadata.get("first_stage", {})
-    if first_stage is None or first_stage.sha256 != wanted.get("sha256"):
+    wanted = metadata.get("first_stage")
+    if wanted is None:
+        raise BadCheckpoint(f"{path.name} does not say which autoencoder it draws with; it cannot be used.")
+    if first_stage is None or first_stage.sha256 != wanted["sha256"]:
         raise BadCheckpoint(
-            f"{path.name} draws with the autoencoder “{wanted.get('name')}” whose file has the SHA-256 "
-            f"{str(wanted.get('sha256'))[:8]}…; put that file beside it."
+            f"{path.name} draws with the autoencoder “{wanted['name']}”, whose SHA-256 begins with "
+            f"{wanted['sha256'][:8]}; it cannot draw with another."
         )

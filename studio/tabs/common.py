@@ -134,8 +134,13 @@ def tokens_button(tokens):
     return gr.DownloadButton(value=path, interactive=path is not None)
 
 
+def model_choices(rows):
+    """Rows of the catalog as a dropdown takes them: what they are called, and their ids."""
+    return [(row.card.get("title", row.id), row.id) for row in rows]
+
+
 def model_control(home, task, info):
     """The dropdown of the models of the catalog that can do `task`; `info` is the key of its help."""
-    choices = [(row.card.get("title", row.id), row.id) for row in catalog(home).values() if task in row.tasks]
+    choices = model_choices(row for row in catalog(home).values() if task in row.tasks)
     chosen = choices[0][1] if choices else None
     return gr.Dropdown(choices, value=chosen, label=t("model"), info=t(info), elem_id=f"{task}-model")

@@ -16,7 +16,7 @@ from engines.requests import CodebookRequest, ReconstructRequest, ResampleReques
 from engines.vqgan import editing
 from studio import images
 from studio.jobs import FINAL
-from studio.tabs.common import control, guard, remembered, status, temporary, tokens_button
+from studio.tabs.common import control, guard, model_choices, remembered, status, temporary, tokens_button
 from studio.texts import say, t
 from studio.token_map import TokenMap
 
@@ -29,6 +29,7 @@ STEPS_KEPT = 200  # of an edit, to be undone
 class Edit:
     """A picture under change: every state that its tokens went through, and the one that is shown."""
 
+    id: str  # of the taking up
     model: str
     sha256: str  # of the model
     size: tuple[int, int]  # of the picture in pixels
@@ -79,10 +80,10 @@ class Book:
 
 @dataclass(frozen=True)
 class Redrawing:
-    """A job that draws tokens anew, and the tokens that it began with."""
+    """A job that draws tokens anew, and the edit and the tokens that it began with."""
 
     job: str
-    sha256: str
+    edit: str
     tokens: np.ndarray
 
 
@@ -158,15 +159,14 @@ def wire(studio, parts, job, save, run_job):
         codes = studio.jobs.aside(CodebookRequest(name))
         sheet = temporary("codebook.png", images.png_bytes(codes.sheet))
         book = Book(sheet, codes.columns, codes.factor, codes.by_colour)
-        edit = Edit(name, saved.model, saved.size, (saved.indices.astype(np.uint32),))
+        edit = Edit(secrets.token_hex(8), name, saved.model, saved.size, (saved.indices.astype(np.uint32),))
         if before and before.sha256 == edit.sha256:  # the codes of another model mean something else
             edit = replace(edit, second=before.second, code=before.code)
         edit = replace(edit, picture=images.data_url(state.result.reconstruction))
-        drawers = [
-            (row.card.get("title", row.id), row.id)
-            for row in catalog(studio.home).values()
-            if "resample" in row.tasks and row.first_stage == name
-        ]
+        drawers = model_choices(
+            row for row in catalog(studio.home).values()
+            if "resample" in row.tasks and row.first_stage["sha256"] == edit.sha256
+        )  # fmt: skip
         return show(edit, book, order, coloured) | {
             parts.book: book,
             parts.bench: gr.Column(visible=True),
@@ -271,11 +271,13 @@ def wire(studio, parts, job, save, run_job):
     def unmark(edit, book, order, coloured, request: gr.Request):
         return show(replace(held(edit, request), marked=None), book, order, coloured)
 
-    def redraw(edit, prompt, style, generator, request: gr.Request):
+    def redraw(edit, before, prompt, style, generator, request: gr.Request):
         edit = held(edit, request)
+        if before and studio.jobs.state(before.job).state not in FINAL:
+            raise BadRequest(say(request, "workshop.redrawing"))
         if edit.marked is None:
             raise BadRequest(say(request, "workshop.no_marks"))
-        words = {} if prompt.strip() or style else {"cfg_scale": 1.0}
+        words = {"cfg_scale": 1.0} if requests.wordless(prompt, style) else {}
         mask = images.png_bytes(Image.fromarray(np.uint8(255) * edit.marked))
         job = studio.jobs.submit(
             ResampleRequest(
@@ -288,7 +290,7 @@ def wire(studio, parts, job, save, run_job):
                 **words,
             )
         )
-        return Redrawing(job, edit.sha256, edit.tokens)
+        return Redrawing(job, edit.id, edit.tokens)
 
     def follow(redrawing, request: gr.Request):
         for state in studio.jobs.watch(redrawing.job):
@@ -300,12 +302,15 @@ def wire(studio, parts, job, save, run_job):
             }
 
     def redrawn(redrawing, edit, book, order, coloured, request: gr.Request):
-        result, edit = studio.jobs.state(redrawing.job).result, held(edit, request)
-        # meanwhile another picture may have been taken up, and what was changed by hand stays
-        if result is None or edit.sha256 != redrawing.sha256 or edit.tokens.shape != redrawing.tokens.shape:
+        state, edit = studio.jobs.state(redrawing.job), held(edit, request)
+        if state.state != "done":  # the line above says why
             return gr.skip()
-        drawn = token_files.from_bytes(result.tokens).indices
-        return show(edit.after(np.where(drawn != redrawing.tokens, drawn, edit.tokens)), book, order, coloured)
+        if state.result is None or edit.id != redrawing.edit:
+            raise BadRequest(say(request, "workshop.left"))
+        drawn = token_files.from_bytes(state.result.tokens).indices
+        # what was changed by hand meanwhile stays
+        new = (drawn != redrawing.tokens) & (edit.tokens == redrawing.tokens)
+        return show(edit.after(np.where(new, drawn, edit.tokens)), book, order, coloured)
 
     def keep(edit, request: gr.Request):
         edit = held(edit, request)
@@ -331,8 +336,8 @@ def wire(studio, parts, job, save, run_job):
         option.input(guard(move(0)), [*state, *view], shown, **queued)
     parts.mark_all.click(guard(mark_all), [*state, *view], shown, **queued)
     parts.unmark.click(guard(unmark), [*state, *view], shown, **queued)
-    words = [parts.edit, parts.prompt, parts.style, parts.generator]
-    gr.on([parts.redraw.click, parts.prompt.submit], guard(redraw), words, parts.redrawing, **quiet).success(
+    words = [parts.edit, parts.redrawing, parts.prompt, parts.style, parts.generator]
+    gr.on([parts.redraw.click, parts.prompt.submit], guard(redraw), words, parts.redrawing, **queued).success(
         guard(follow), parts.redrawing, [parts.line, parts.redraw, parts.stop], concurrency_limit=None, **quiet
     ).success(guard(redrawn), [parts.redrawing, *state, *view], shown, **queued)
     parts.stop.click(guard(lambda redrawing: studio.jobs.cancel(redrawing.job)), parts.redrawing, None, **quiet)

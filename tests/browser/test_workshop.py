@@ -227,6 +227,28 @@ def test_marked_tokens_are_drawn_anew_by_words_and_the_others_stay(artist, drawi
     assert np.array_equal(saved(artist, tmp_path)[~marked], before[~marked])
 
 
+def test_one_redrawing_at_a_time_without_words_stopped_and_never_into_another_picture(artist, drawings, tmp_path):
+    artist.tab("Reconstruct")
+    Image.new("RGB", (200, 200), "red").save(tmp_path / "large.png")  # enough tokens to be busy for a while
+    take(artist, "mirror", tmp_path / "large.png")
+    answered(artist, artist.find("#workshop-mark-all").click)
+    prompt, line = artist.find("#workshop-prompt textarea"), artist.find("#workshop-status .status")
+    before = saved(artist, tmp_path)
+    prompt.press("Enter")  # without words the picture around decides; here there is none
+    expect(artist.find("#workshop-stop")).to_be_enabled()
+    prompt.press("Enter")
+    assert "wait until that is done" in artist.told("already")
+    artist.find("#workshop-stop").click()
+    expect(line).to_contain_text("Stopped")
+    assert np.array_equal(saved(artist, tmp_path), before)
+
+    prompt.press("Enter")
+    expect(artist.find("#workshop-stop")).to_be_enabled()
+    take_up(artist)  # the same picture, but another edit
+    artist.told("no longer on the bench")
+    assert np.array_equal(saved(artist, tmp_path), before)
+
+
 def test_a_vqgan_without_a_generator_says_how_to_get_one(artist, drawings):
     artist.tab("Reconstruct")
     take(artist, "lonely", drawings[0])

@@ -5,9 +5,10 @@ import struct
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from engines import catalog
-from engines.checkpoints import models
+from engines.checkpoints import files, models
 from engines.engine import Engine
 from engines.errors import BadCheckpoint, BadRequest
 from tests import tiny
@@ -75,8 +76,41 @@ def test_the_autoencoder_of_a_model_is_found_beside_it_or_by_its_name(home, tmp_
     (home / "models" / "mirror.safetensors").rename(home / "models" / "mirror" / "model.safetensors")
     assert catalog.first_stage(painter).path == home / "models" / "mirror" / "model.safetensors"
     (home / "models" / "mirror" / "model.safetensors").unlink()
-    with pytest.raises(BadCheckpoint, match="“painter” draws with the autoencoder “mirror”, which is not here; put"):
+    with pytest.raises(BadCheckpoint, match="“mirror”, which is not here; put that file.*as mirror.safetensors"):
         catalog.first_stage(painter, home)
+
+
+def test_a_namesake_of_another_content_is_passed_over(home):
+    painter = catalog.find("painter", home=home)
+    beside = home / "models" / "painter" / "mirror.safetensors"
+    beside.rename(home / "models" / "mirror.safetensors")
+    models.save(beside, tiny.vqgan(1), {})
+    assert catalog.first_stage(painter, home).path == home / "models" / "mirror.safetensors"
+    (home / "models" / "mirror.safetensors").unlink()
+    with pytest.raises(BadCheckpoint, match="is not the one that is here: its SHA-256 begins with"):
+        catalog.first_stage(painter, home)
+
+
+def test_a_model_that_names_itself_as_its_autoencoder_is_refused(home):
+    path = home / "models" / "painter" / "model.safetensors"
+    header = files.read_header(path)[1]
+    files.save(path, load_file(path), header | {"first_stage": header["first_stage"] | {"name": "painter"}})
+    with pytest.raises(BadCheckpoint, match="“painter” draws with the autoencoder “painter”"):
+        Engine(home).load(catalog.find("painter", home=home))
+
+
+@pytest.mark.parametrize("first_stage", [
+    *({"name": name, "sha256": "0" * 64} for name in ("../mirror", "/mirror", "", "m" * 999, None)),
+    *({"name": "mirror", "sha256": sha256} for sha256 in ("0", 0, None)),
+    {"name": "mirror"},
+    "mirror",
+    None,
+])
+def test_an_autoencoder_is_named_by_a_file_and_a_hash(home, first_stage):
+    path = home / "models" / "painter" / "model.safetensors"
+    files.save(path, load_file(path), files.read_header(path)[1] | {"first_stage": first_stage})
+    with pytest.raises(BadCheckpoint, match="header that cannot be understood"):
+        catalog.read(path)
 
 
 def test_a_path_to_something_else_is_refused(tmp_path):

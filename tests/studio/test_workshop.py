@@ -9,7 +9,7 @@ from studio.tabs.workshop import Edit
 
 
 def edit(*codes):
-    return Edit("mirror", "0" * 64, (8, 8), tuple(np.full((2, 2), code) for code in codes or (0,)))
+    return Edit("edit", "mirror", "0" * 64, (8, 8), tuple(np.full((2, 2), code) for code in codes or (0,)))
 
 
 def test_a_change_is_undone_and_done_again():

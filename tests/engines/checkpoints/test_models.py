@@ -31,8 +31,25 @@ def test_a_model_draws_with_the_autoencoder_that_it_names_and_with_no_other(buil
     assert not any(name.startswith("first_stage") for name in tensors)
     assert metadata["first_stage"] == {"name": "mirror", "sha256": tiny.vqgan().sha256}
     for other in (None, tiny.vqgan(1)):
-        with pytest.raises(BadCheckpoint, match="draws with the autoencoder “mirror” whose file has the SHA-256 00000"):
+        with pytest.raises(BadCheckpoint, match="draws with the autoencoder “mirror”, whose SHA-256 begins with 0000"):
             models.load(path, other)
+
+
+def test_a_file_that_names_no_autoencoder_is_refused(tmp_path):
+    path = tmp_path / "mine.safetensors"
+    models.save(path, tiny.latent_diffusion(), {})
+    metadata = files.read_header(path)[1]
+    files.save(path, load_file(path), {name: value for name, value in metadata.items() if name != "first_stage"})
+    with pytest.raises(BadCheckpoint, match="does not say which autoencoder"):
+        models.load(path, tiny.vqgan())
+
+
+def test_a_model_is_called_by_its_file_or_its_folder(tmp_path, monkeypatch):
+    (tmp_path / "painter").mkdir()
+    monkeypatch.chdir(tmp_path / "painter")
+    assert files.name("model.safetensors") == "painter"
+    assert files.name("../model.safetensors") == tmp_path.name
+    assert files.name("mine.safetensors") == "mine"
 
 
 def test_a_token_model_that_names_an_autoencoder_without_tokens_is_refused(tmp_path):

@@ -11,6 +11,7 @@ from engines.checkpoints import tokens as token_files
 from engines.errors import BadRequest, Cancelled
 from engines.requests import ResampleRequest
 from engines.tasks.resample import resample
+from engines.vqgan import editing
 from tests import tiny
 
 
@@ -88,6 +89,20 @@ def test_far_away_tokens_have_no_influence(model):
     other = indices.copy()
     other[:, 16:] = 0
     assert np.array_equal(again(indices, mask, model).indices[mask], again(other, mask, model).indices[mask])
+
+
+def test_what_one_window_settles_the_next_one_knows(model):
+    indices = np.random.default_rng(1).integers(0, 64, (8, 14))
+    mask = np.zeros((8, 14), bool)
+    mask[:, 2:12] = True
+    (earlier, first), (window, second) = editing.windows(mask, 8)
+    whole = again(indices, mask, model).indices
+    part = indices.copy()
+    part[earlier][first] = whole[earlier][first]
+    # the second window alone, with the next seed, on what the first has left
+    later = np.zeros_like(mask)
+    later[window] = second
+    assert np.array_equal(again(part, later, model, seed=6).indices, whole)
 
 
 def test_it_stops_within_a_step(model, indices, mask):
