@@ -42,7 +42,6 @@ def _token_transformer(config, first_stage):
 ALONE = {"vqgan": _vqgan, "kl": _kl, "clip": _clip}
 DRAWING = {"latent-diffusion": _latent_diffusion, "token-transformer": _token_transformer}  # by an autoencoder
 FAMILIES = ALONE | DRAWING
-OUTSIDE = "first_stage."  # the autoencoder's weights have a file of their own
 
 
 def save(path, model, card):
@@ -51,15 +50,16 @@ def save(path, model, card):
     The autoencoder that a model draws with is not written, but named with the hash of its file: it must
     have been loaded from one.
     """
-    weights = {
-        name: value.half() if value.is_floating_point() else value
-        for name, value in model.state_dict().items()
-        if not name.startswith(OUTSIDE)
-    }
+    weights = {name: value.half() if value.is_floating_point() else value for name, value in own_weights(model).items()}
     metadata = {"family": model.family, "config": _describe(model), "card": card}
     if model.family in DRAWING:
         metadata["first_stage"] = {"name": model.first_stage.name, "sha256": model.first_stage.sha256}
     files.save(path, weights, metadata)
+
+
+def own_weights(model):
+    """The state of a model by name, without the autoencoder that it draws with."""
+    return {name: value for name, value in model.state_dict().items() if not name.startswith("first_stage.")}
 
 
 def _describe(model):
@@ -89,10 +89,12 @@ def load(path, first_stage=None):
         parts = (first_stage,)
     try:
         with torch.device("meta"):
-            built = FAMILIES[family](metadata["config"], *parts).state_dict()
+            shapes = {
+                name: value.shape
+                for name, value in own_weights(FAMILIES[family](metadata["config"], *parts)).items()
+            }
     except (AtelierError, AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:
         raise BadCheckpoint(f"{path.name} describes a model that cannot be built; copy the file again.") from error
-    shapes = {name: value.shape for name, value in built.items() if not name.startswith(OUTSIDE)}
     weights = files.load(path, shapes)
     model = FAMILIES[family](metadata["config"], *parts)
     model.load_state_dict(weights, strict=False)  # nothing but the autoencoder is missing

@@ -8,16 +8,15 @@ from dataclasses import dataclass
 
 import torch
 from PIL import Image
-from torch import nn
 
-from engines.checkpoints import models
 from engines.errors import BadRequest
 from engines.pictures import grid
 from engines.runtime import autocast
 from engines.text.clip import CLIP, CLIPConfig
-from engines.training.captioned import CaptionedLatents, CaptionedRecipe
-from engines.training.loop import MovingAverage, fingerprint, load_optimizer_state, optimizer_state
+from engines.training.captioned import CaptionedRecipe
+from engines.training.loop import fingerprint
 from engines.training.losses import contrastive
+from engines.training.trainer import CaptionedTrainer
 
 EVERY_HELD_OUT = 50  # steps between two looks at the held-out pictures
 
@@ -34,15 +33,14 @@ class CLIPRecipe(CaptionedRecipe):
     ema_decay: float = 0.99
 
 
-class CLIPTrainer:
-    """Learns the pictures that are not held out, as latents of the autoencoder `first_stage`."""
+class CLIPTrainer(CaptionedTrainer):
+    """Learns which captions and pictures belong together."""
+
+    betas = (0.9, 0.98)
+    weight_decay = 0.05
 
     def __init__(self, recipe, examples, first_stage, device="cpu", card=None, report=None):
-        torch.manual_seed(recipe.seed)
-        self.recipe, self.device, self.card = recipe, torch.device(device), card or {}
-        self.batch = recipe.batch
-        self.first_stage = first_stage.to(self.device).eval()
-        self.pictures = CaptionedLatents(recipe, examples, self.first_stage, self.device, report)
+        super().__init__(recipe, examples, first_stage, device, card, report)
         if len({row.text() for row in self.pictures.rows}) < 2:
             raise BadRequest("The pictures of this folder have no captions to learn from; add a metadata.jsonl.")
         tokenizer, text = self.pictures.vocabulary()
@@ -50,22 +48,15 @@ class CLIPTrainer:
         self.pictures.normalise(mean, std)
         side = self.pictures.rows[0].encoded.shape[-1]
         self.model = CLIP(CLIPConfig(text, tokenizer.to_json(), mean, std, side, recipe.ch)).to(self.device)
-        self.average = MovingAverage(self.model, recipe.ema_decay)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), recipe.rate, betas=(0.9, 0.98), weight_decay=0.05)
+        self.begin()
 
     def step(self, index, rate_share):
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.rate * rate_share
         rows, captions = self._pairs(index)
         x = torch.stack([row.encoded for row in rows])
         x = x + self.recipe.noise * torch.rand(len(x), 1, 1, 1) * torch.randn_like(x)
         similarity = self._similarity(captions, x.to(self.device))
         loss = contrastive(similarity)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        self.average.update(index)
+        self.learn(loss, index, rate_share)
         row = {"loss": loss.item(), "found": found(similarity)}
         if self.pictures.held_out and (index + 1) % EVERY_HELD_OUT == 0:
             row["held-out found"] = found(self._held_out())
@@ -105,23 +96,6 @@ class CLIPTrainer:
         """What a run must keep to be continued: the shapes, the words and the autoencoder."""
         config = self.model.config
         return fingerprint(config.text, config.tokenizer, config.latent_size, config.ch, self.first_stage.state_dict())
-
-    def state(self):
-        return {
-            "model": self.model.state_dict(),
-            "average": self.average.values,
-            "optimizer": optimizer_state(self.optimizer),
-        }
-
-    def load_state(self, state):
-        self.model.load_state_dict(state["model"])
-        self.average.load(state["average"])
-        load_optimizer_state(self.optimizer, state["optimizer"])
-
-    def export(self, path):
-        """The averaged weights in float16, with configuration and card."""
-        with self.average.swapped():
-            models.save(path, self.model, self.card)
 
 
 def found(similarity):

@@ -48,7 +48,7 @@ class DiffusionTrainer(DrawingTrainer):
             size=self.recipe.size,
         )
 
-    def prepare(self):
+    def prepare(self, is_new):
         self.pictures.normalise(self.model.config.latent_mean, self.model.config.latent_std)
         self.denoiser = self.model.denoiser()
         with torch.no_grad():

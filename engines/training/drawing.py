@@ -5,16 +5,16 @@ from dataclasses import replace
 import torch
 
 from engines import tensors
-from engines.checkpoints import models
 from engines.pictures import grid
-from engines.training.captioned import CaptionedLatents, shown_captions
-from engines.training.loop import MovingAverage, fingerprint, load_optimizer_state, optimizer_state
+from engines.training.captioned import shown_captions
+from engines.training.loop import fingerprint
+from engines.training.trainer import CaptionedTrainer
 
 EVERY_HELD_OUT = 250  # steps between two looks at the held-out loss
 
 
-class DrawingTrainer:
-    """Learns the pictures that are not held out, in the encoding of the autoencoder `first_stage`.
+class DrawingTrainer(CaptionedTrainer):
+    """Learns to draw the pictures from their captions.
 
     `clip` is a trained CLIP whose tokenizer and text encoder the model takes over and goes on training;
     without one it learns words anew. `start` is a model to go on from. A subclass names its model class
@@ -23,27 +23,18 @@ class DrawingTrainer:
 
     model_class = None
     net = ""  # the attribute of the model that draws; the rest is its text encoder
-    betas = (0.9, 0.99)
-    weight_decay = 0.01
 
     def __init__(self, recipe, examples, first_stage, device="cpu", card=None, start=None, clip=None, report=None):
-        torch.manual_seed(recipe.seed)
-        self.recipe, self.device, self.card = recipe, torch.device(device), card or {}
-        self.batch = recipe.batch
-        self.first_stage = first_stage.to(self.device).eval()
-        self.pictures = CaptionedLatents(recipe, examples, self.first_stage, self.device, report)
-        self.is_new = start is None
+        super().__init__(recipe, examples, first_stage, device, card, report)
         self.model = self._model(start, clip).to(self.device)
-        self.prepare()
-        learned = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.average = MovingAverage(self.model, recipe.ema_decay)
-        self.optimizer = torch.optim.AdamW(learned, recipe.rate, betas=self.betas, weight_decay=self.weight_decay)
+        self.prepare(is_new=start is None)
+        self.begin()
 
     def new_config(self, tokenizer, text):
         """The config of a new model that reads by `tokenizer`, its JSON, and a text encoder of the config `text`."""
         raise NotImplementedError
 
-    def prepare(self):
+    def prepare(self, is_new):
         """Bring the encoded pictures into the form that the loss takes, and a net that `is_new` into its first."""
         raise NotImplementedError
 
@@ -79,16 +70,10 @@ class DrawingTrainer:
         return model
 
     def step(self, index, rate_share):
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.rate * rate_share
         for part in (getattr(self.model, self.net), self.model.text):  # the autoencoder is not in training
             part.train()
         loss = self.loss(*self.pictures.draw(index))
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        self.average.update(index)
+        self.learn(loss, index, rate_share)
         row = {"loss": loss.item()}
         if self.pictures.held_out and (index + 1) % EVERY_HELD_OUT == 0:
             row["held-out loss"] = self.held_out_loss()
@@ -117,22 +102,3 @@ class DrawingTrainer:
         return fingerprint(
             getattr(self.model, self.net).config, config.text, config.tokenizer, self.first_stage.state_dict()
         )
-
-    def state(self):
-        return {
-            self.net: getattr(self.model, self.net).state_dict(),
-            "text": self.model.text.state_dict(),
-            "average": self.average.values,
-            "optimizer": optimizer_state(self.optimizer),
-        }
-
-    def load_state(self, state):
-        getattr(self.model, self.net).load_state_dict(state[self.net])
-        self.model.text.load_state_dict(state["text"])
-        self.average.load(state["average"])
-        load_optimizer_state(self.optimizer, state["optimizer"])
-
-    def export(self, path):
-        """The averaged weights in float16, with configuration and card."""
-        with self.average.swapped():
-            models.save(path, self.model, self.card)

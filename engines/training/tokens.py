@@ -79,10 +79,10 @@ class TokenTrainer(DrawingTrainer):
         )
         return TokenGeneratorConfig(shape, text, tokenizer, recipe.size)
 
-    def prepare(self):
+    def prepare(self, is_new):
         codes = self.first_stage.quantize.codebook
         self.alike = Alike(codes, self.recipe.alike)
-        if self.is_new:
+        if is_new:
             self.model.transformer.begin_with(codes, REACH * self.alike.spacing)
         self.pictures.apply(lambda latents: self.first_stage.quantize(latents.to(self.device)).indices.cpu())
 

@@ -40,6 +40,12 @@ def test_the_held_out_loss_is_in_the_log_every_so_often(made, monkeypatch):
     assert ["held-out loss" in row for row in rows] == [False, True, False, True]
 
 
+def test_the_average_sets_out_from_the_model(made):
+    trainer = made[0]()
+    state = trainer.model.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in trainer.average.values.items())
+
+
 def test_the_autoencoder_is_never_in_training(made):
     trainer = made[0]()
     trainer.step(0, 1.0)

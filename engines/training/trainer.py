@@ -1,0 +1,59 @@
+"""What the trainers on captioned pictures have in common, whatever they learn."""
+
+import torch
+
+from engines.checkpoints import models
+from engines.training.captioned import CaptionedLatents
+from engines.training.loop import MovingAverage, load_optimizer_state, optimizer_state
+
+
+class CaptionedTrainer:
+    """Learns the pictures that are not held out, in the encoding of the autoencoder `first_stage`.
+
+    A subclass makes `model` and calls `begin`, and `learn` with the loss of each step.
+    """
+
+    model = None
+
+    betas = (0.9, 0.99)
+    weight_decay = 0.01
+
+    def __init__(self, recipe, examples, first_stage, device="cpu", card=None, report=None):
+        torch.manual_seed(recipe.seed)
+        self.recipe, self.device, self.card = recipe, torch.device(device), card or {}
+        self.batch = recipe.batch
+        self.first_stage = first_stage.to(self.device).eval()
+        self.pictures = CaptionedLatents(recipe, examples, self.first_stage, self.device, report)
+
+    def begin(self):
+        """Set out from the model as it is, with its moving average and its optimizer."""
+        self.average = MovingAverage(self.model, self.recipe.ema_decay)
+        learned = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(learned, self.recipe.rate, betas=self.betas, weight_decay=self.weight_decay)
+
+    def learn(self, loss, index, rate_share):
+        """Step `index` down the gradient of the scalar `loss`, at that share of the peak learning rate."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.rate * rate_share
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.average.update(index)
+
+    def state(self):
+        return {
+            "model": models.own_weights(self.model),
+            "average": self.average.values,
+            "optimizer": optimizer_state(self.optimizer),
+        }
+
+    def load_state(self, state):
+        self.model.load_state_dict(state["model"], strict=False)  # all but the autoencoder
+        self.average.load(state["average"])
+        load_optimizer_state(self.optimizer, state["optimizer"])
+
+    def export(self, path):
+        """The averaged weights in float16, with configuration and card."""
+        with self.average.swapped():
+            models.save(path, self.model, self.card)
