@@ -62,6 +62,13 @@ def own_weights(model):
     return {name: value for name, value in model.state_dict().items() if not name.startswith("first_stage.")}
 
 
+def load_own_weights(model, weights):
+    """Give a model the state that `own_weights` tells of, all of it; its autoencoder stays as it is."""
+    own = own_weights(model)
+    rest = {name: value for name, value in model.state_dict().items() if name not in own}
+    model.load_state_dict(rest | weights)
+
+
 def _describe(model):
     if model.family in ("vqgan", "kl"):
         config = {"autoencoder": asdict(model.config)}
@@ -97,7 +104,7 @@ def load(path, first_stage=None):
         raise BadCheckpoint(f"{path.name} describes a model that cannot be built; copy the file again.") from error
     weights = files.load(path, shapes)
     model = FAMILIES[family](metadata["config"], *parts)
-    model.load_state_dict(weights, strict=False)  # nothing but the autoencoder is missing
+    load_own_weights(model, weights)
     model.name, model.sha256 = files.name(path), files.sha256(path)
     return model.eval().requires_grad_(False)
 

@@ -14,7 +14,6 @@ class CaptionedTrainer:
     """
 
     model = None
-
     betas = (0.9, 0.99)
     weight_decay = 0.01
 
@@ -49,7 +48,7 @@ class CaptionedTrainer:
         }
 
     def load_state(self, state):
-        self.model.load_state_dict(state["model"], strict=False)  # all but the autoencoder
+        models.load_own_weights(self.model, state["model"])
         self.average.load(state["average"])
         load_optimizer_state(self.optimizer, state["optimizer"])
 

@@ -14,6 +14,7 @@ import gradio as gr
 from engines import requests
 from engines.catalog import catalog
 from engines.errors import AtelierError, BadRequest
+from studio.jobs import FINAL
 from studio.texts import say, t
 
 log = logging.getLogger(__name__)
@@ -113,6 +114,12 @@ def _left(seconds, request):
     return say(request, "left_minutes", minutes=round(seconds / 60))
 
 
+def standing(state, request, line, run, stop):
+    """How a job stands, as updates of its line and of the buttons that run and stop it."""
+    busy = state.state not in FINAL
+    return {line: status(state, request), run: gr.Button(interactive=not busy), stop: gr.Button(interactive=busy)}
+
+
 def remembered(studio, job):
     """The state of a job that a browser remembers, or None: it may be of another home."""
     try:
@@ -132,6 +139,12 @@ def tokens_button(tokens):
     """The button that downloads `tokens`, the bytes of a file; without any it cannot be pressed."""
     path = None if tokens is None else temporary("tokens.npz", tokens)
     return gr.DownloadButton(value=path, interactive=path is not None)
+
+
+def style_control(tab):
+    """The choice of a style, with none as the first."""
+    styles = [(t(f"style.{name or 'any'}"), name) for name in ("", *requests.STYLES)]
+    return gr.Radio(styles, value="", label=t("style"), info=t("style.help"), elem_id=f"{tab}-style")
 
 
 def model_choices(rows):

@@ -6,13 +6,12 @@ from types import SimpleNamespace
 
 import gradio as gr
 
-from engines import requests
 from engines.catalog import catalog
 from engines.errors import BadRequest
 from engines.requests import GenerateRequest
 from studio import gallery, images
 from studio.jobs import FINAL
-from studio.tabs.common import Upload, control, guard, model_control, named, remembered, status
+from studio.tabs.common import Upload, control, guard, model_control, named, remembered, standing, style_control
 from studio.texts import say, t
 
 EXAMPLES = ("cat face, flat", "bus, 3d", "red heart, glossy", "man mage, 3d", "苹果，卡通", "太阳，立体")
@@ -32,10 +31,7 @@ def draw(studio):
             add("prompt", lines=2, max_lines=6, autofocus=True, placeholder=t("prompt.placeholder"))
             with gr.Row(elem_classes="chips"):
                 chips = [gr.Button(text, size="sm", elem_classes="chip", min_width=0) for text in EXAMPLES]
-            styles = [(t(f"style.{name or 'any'}"), name) for name in ("", *requests.STYLES)]
-            fields["style"] = gr.Radio(
-                styles, value="", label=t("style"), info=t("style.help"), elem_id="generate-style"
-            )
+            fields["style"] = style_control("generate")
             with gr.Row(elem_classes="actions"):
                 run = gr.Button(t("generate"), variant="primary", elem_id="generate-run", elem_classes="run")
                 stop = gr.Button(t("stop"), interactive=False, elem_id="generate-stop")
@@ -143,16 +139,11 @@ def wire(studio, parts, parts_of, tabs, demo):
             yield view(state, request)
 
     def view(state, request):
-        busy = state.state not in FINAL
-        update = {
-            parts.line: status(state, request),
-            parts.run: gr.Button(interactive=not busy),
-            parts.stop: gr.Button(interactive=busy),
-        }
+        update = standing(state, request, parts.line, parts.run, parts.stop)
         if state.progress and state.progress.preview:
             update[parts.preview] = gr.Image(state.progress.preview, visible=True)
             update[parts.pictures] = gr.Gallery(visible=False)
-        if not busy:
+        if state.state in FINAL:
             update[parts.preview] = gr.Image(None, visible=False)
             update[parts.pictures] = gr.Gallery(visible=True)
             if state.entries:

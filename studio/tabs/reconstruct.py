@@ -10,7 +10,7 @@ from engines.requests import ReconstructRequest
 from studio import images
 from studio.jobs import FINAL
 from studio.tabs import workshop
-from studio.tabs.common import Upload, control, guard, model_control, named, remembered, status, tokens_button
+from studio.tabs.common import Upload, control, guard, model_control, named, remembered, standing, tokens_button
 from studio.texts import say, t
 
 
@@ -83,12 +83,7 @@ def wire(studio, parts, parts_of, tabs, demo):
 
     def follow(job, request: gr.Request):
         for state in studio.jobs.watch(job):
-            busy = state.state not in FINAL
-            update = {
-                parts.line: status(state, request),
-                parts.run: gr.Button(interactive=not busy),
-                parts.stop: gr.Button(interactive=busy),
-            }
+            update = standing(state, request, parts.line, parts.run, parts.stop)
             if state.result:
                 result = state.result
                 update |= {

@@ -16,7 +16,16 @@ from engines.requests import CodebookRequest, ReconstructRequest, ResampleReques
 from engines.vqgan import editing
 from studio import images
 from studio.jobs import FINAL
-from studio.tabs.common import control, guard, model_choices, remembered, status, temporary, tokens_button
+from studio.tabs.common import (
+    control,
+    guard,
+    model_choices,
+    remembered,
+    standing,
+    style_control,
+    temporary,
+    tokens_button,
+)
 from studio.texts import say, t
 from studio.token_map import TokenMap
 
@@ -121,8 +130,7 @@ def draw():
             no_generator = gr.Markdown(t("workshop.no_generator"), elem_classes="hint", visible=False)
             with gr.Column(elem_id="workshop-words") as words:
                 prompt = control(ResampleRequest, "prompt", "workshop", label=t("redraw"), info=t("redraw.help"))
-                styles = [(t(f"style.{name or 'any'}"), name) for name in ("", *requests.STYLES)]
-                style = gr.Radio(styles, value="", label=t("style"), info=t("style.help"), elem_id="workshop-style")
+                style = style_control("workshop")
                 generator = gr.Dropdown(label=t("model"), info=t("model.help"), elem_id="workshop-model")
                 with gr.Row(elem_classes="actions"):
                     mark_all = gr.Button(t("mark_all"), size="sm", elem_id="workshop-mark-all")
@@ -294,12 +302,7 @@ def wire(studio, parts, job, save, run_job):
 
     def follow(redrawing, request: gr.Request):
         for state in studio.jobs.watch(redrawing.job):
-            busy = state.state not in FINAL
-            yield {
-                parts.line: status(state, request),
-                parts.redraw: gr.Button(interactive=not busy),
-                parts.stop: gr.Button(interactive=busy),
-            }
+            yield standing(state, request, parts.line, parts.redraw, parts.stop)
 
     def redrawn(redrawing, edit, book, order, coloured, request: gr.Request):
         state, edit = studio.jobs.state(redrawing.job), held(edit, request)

@@ -44,6 +44,20 @@ def test_a_file_that_names_no_autoencoder_is_refused(tmp_path):
         models.load(path, tiny.vqgan())
 
 
+def test_own_weights_are_taken_whole_or_not_at_all():
+    model = tiny.token_generator()
+    weights = models.own_weights(model)
+    _, *others = weights
+    before = model.first_stage.decoder.conv_in.weight.clone()
+    models.load_own_weights(model, {name: torch.zeros_like(value) for name, value in weights.items()})
+    assert not any(value.any() for value in models.own_weights(model).values())
+    assert torch.equal(model.first_stage.decoder.conv_in.weight, before)
+    with pytest.raises(RuntimeError, match="Unexpected"):
+        models.load_own_weights(model, weights | {"stranger": torch.zeros(1)})
+    with pytest.raises(RuntimeError, match="Missing"):
+        models.load_own_weights(model, {name: weights[name] for name in others})
+
+
 def test_a_model_is_called_by_its_file_or_its_folder(tmp_path, monkeypatch):
     (tmp_path / "painter").mkdir()
     monkeypatch.chdir(tmp_path / "painter")
