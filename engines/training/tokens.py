@@ -4,12 +4,14 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from engines import tensors
 from engines.errors import BadRequest
 from engines.runtime import autocast
 from engines.training.captioned import CaptionedRecipe
 from engines.training.drawing import DrawingTrainer
+from engines.training.muon import Muon
 from engines.vqgan import decoding
 from engines.vqgan.generator import TokenGenerator, TokenGeneratorConfig
 from engines.vqgan.transformer import TransformerConfig
@@ -21,12 +23,13 @@ REACH = 3  # spacings of the codebook over which embeddings begin alike
 class TokenRecipe(CaptionedRecipe):
     """All that a run depends on besides its pictures, its VQGAN and its text encoder."""
 
+    patch: int = 2  # tokens a side of a patch
     width: int = 192
     layers: int = 6
     heads: int = 6
     dropout: float = 0.0
     batch: int = 32
-    rate: float = 1e-3  # peak learning rate
+    rate: float = 2e-3  # peak learning rate
     alike: int = 16  # codes that count as right for one: itself and its nearest; 1 is itself alone
     caption_dropout: float = 0.1  # for guidance
     ema_decay: float = 0.999
@@ -71,6 +74,7 @@ class TokenTrainer(DrawingTrainer):
         shape = TransformerConfig(
             n_embed=self.first_stage.codebook_config.n_embed,
             side=recipe.size // self.first_stage.config.factor,
+            patch=recipe.patch,
             width=recipe.width,
             layers=recipe.layers,
             heads=recipe.heads,
@@ -78,6 +82,12 @@ class TokenTrainer(DrawingTrainer):
             dropout=recipe.dropout,
         )
         return TokenGeneratorConfig(shape, text, tokenizer, recipe.size)
+
+    def new_optimizers(self, parameters):
+        linear = {id(module.weight) for module in self.model.modules() if isinstance(module, nn.Linear)}
+        matrices = [parameter for parameter in parameters if id(parameter) in linear]
+        rest = [parameter for parameter in parameters if id(parameter) not in linear]
+        return [Muon(matrices, self.recipe.rate, weight_decay=self.weight_decay), *super().new_optimizers(rest)]
 
     def prepare(self, is_new):
         codes = self.first_stage.quantize.codebook

@@ -25,32 +25,38 @@ class CaptionedTrainer:
         self.pictures = CaptionedLatents(recipe, examples, self.first_stage, self.device, report)
 
     def begin(self):
-        """Set out from the model as it is, with its moving average and its optimizer."""
+        """Set out from the model as it is, with its moving average and its optimizers."""
         self.average = MovingAverage(self.model, self.recipe.ema_decay)
-        learned = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(learned, self.recipe.rate, betas=self.betas, weight_decay=self.weight_decay)
+        self.optimizers = self.new_optimizers([p for p in self.model.parameters() if p.requires_grad])
+
+    def new_optimizers(self, parameters):
+        """A list of optimizers that share the learned `parameters` of the model among them."""
+        return [torch.optim.AdamW(parameters, self.recipe.rate, betas=self.betas, weight_decay=self.weight_decay)]
 
     def learn(self, loss, index, rate_share):
         """Step `index` down the gradient of the scalar `loss`, at that share of the peak learning rate."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.rate * rate_share
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.recipe.rate * rate_share
+            optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         self.average.update(index)
 
     def state(self):
         return {
             "model": models.own_weights(self.model),
             "average": self.average.values,
-            "optimizer": optimizer_state(self.optimizer),
+            "optimizers": {str(i): optimizer_state(optimizer) for i, optimizer in enumerate(self.optimizers)},
         }
 
     def load_state(self, state):
         models.load_own_weights(self.model, state["model"])
         self.average.load(state["average"])
-        load_optimizer_state(self.optimizer, state["optimizer"])
+        for i, optimizer in enumerate(self.optimizers):
+            load_optimizer_state(optimizer, state["optimizers"][str(i)])
 
     def export(self, path):
         """The averaged weights in float16, with configuration and card."""

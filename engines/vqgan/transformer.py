@@ -19,14 +19,15 @@ class TransformerConfig:
 
     n_embed: int = 1024  # codes of the VQGAN
     side: int = 16  # tokens a side of the maps it learns; positions of other maps are interpolated
-    width: int = 768  # channels of a token
+    patch: int = 1  # tokens a side of the squares that the blocks see as one
+    width: int = 768  # channels of a token, and of a patch
     layers: int = 24
     heads: int = 12  # attention heads; divides width
     context_dim: int = 768  # width of the context tokens
     dropout: float = 0.0  # after attention and feed-forward, in [0, 1)
 
     def __post_init__(self):
-        for name in ("n_embed", "side", "width", "layers", "heads", "context_dim"):
+        for name in ("n_embed", "side", "patch", "width", "layers", "heads", "context_dim"):
             if getattr(self, name) < 1:
                 raise BadRequest(f"{name} of a token transformer is {getattr(self, name)}; it must be at least 1.")
         if self.width % self.heads:
@@ -83,11 +84,15 @@ class TokenTransformer(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
-        self.tokens = nn.Embedding(config.n_embed + 1, config.width)
-        self.positions = nn.Parameter(0.02 * torch.randn(1, config.width, config.side, config.side))
+        width, patch = config.width, config.patch
+        self.tokens = nn.Embedding(config.n_embed + 1, width)
+        self.patch_embed = nn.Conv2d(width, width, patch, stride=patch)
+        side = math.ceil(config.side / patch)
+        self.positions = nn.Parameter(0.02 * torch.randn(1, width, side, side))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.norm = nn.LayerNorm(config.width)
-        self.head = nn.Sequential(nn.Linear(config.width, config.width), nn.GELU(), nn.LayerNorm(config.width))
+        self.norm = nn.LayerNorm(width)
+        self.unpatch = nn.ConvTranspose2d(width, width, patch, stride=patch)
+        self.head = nn.Sequential(nn.GELU(), nn.LayerNorm(width))
         self.bias = nn.Parameter(torch.zeros(config.n_embed))
         self._init_weights()
 
@@ -96,19 +101,24 @@ class TokenTransformer(nn.Module):
 
     def features(self, tokens, hidden, context):
         """What is known of every place: `(B, h * w, width)`, of which `logits` are told."""
-        positions = self.positions
-        if tokens.shape[1:] != positions.shape[2:]:
-            positions = F.interpolate(positions, size=tokens.shape[1:], mode="bicubic")
-        tokens = tokens.masked_fill(hidden, self.config.n_embed)  # the embedding after the last code's
-        x = self.tokens(tokens).flatten(1, 2) + positions.flatten(2).transpose(1, 2)
+        height, width = tokens.shape[1:]
+        patch, unknown = self.config.patch, self.config.n_embed  # the embedding after the last code's
+        # a map that patches do not fill goes on unseen
+        tokens = F.pad(tokens.masked_fill(hidden, unknown), (0, -width % patch, 0, -height % patch), value=unknown)
+        x = self.patch_embed(self.tokens(tokens).permute(0, 3, 1, 2))
+        positions, shape = self.positions, x.shape[2:]
+        if shape != positions.shape[2:]:
+            positions = F.interpolate(positions, size=shape, mode="bicubic")
+        x = (x + positions).flatten(2).transpose(1, 2)
         for block in self.blocks:
             x = block(x, context)
-        return x
+        x = self.unpatch(self.norm(x).transpose(1, 2).unflatten(2, shape))
+        return x[:, :, :height, :width].flatten(2).transpose(1, 2)
 
     def logits(self, features):
         """Logits `(..., n_embed)` of features `(..., width)`."""
         # The codes' own embeddings are the classifier (Press & Wolf, 2017).
-        return F.linear(self.head(self.norm(features)), self.tokens.weight[:-1], self.bias)
+        return F.linear(self.head(features), self.tokens.weight[:-1], self.bias)
 
     @torch.no_grad()
     def begin_with(self, codes, reach):
@@ -124,7 +134,7 @@ class TokenTransformer(nn.Module):
     def _init_weights(self):
         """Normal weights of spread 0.02, as BERT's and MaskGIT's; branches into the sum start smaller."""
         for module in self.modules():
-            if isinstance(module, (nn.Linear, nn.Embedding)):
+            if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.Embedding)):
                 nn.init.normal_(module.weight, std=0.02)
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)

@@ -1,5 +1,7 @@
 """The token transformer: its blocks against torch's own, and what must hold for any weights."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -10,10 +12,10 @@ from engines.vqgan.transformer import Block, TokenTransformer, TransformerConfig
 CONFIG = TransformerConfig(n_embed=20, side=4, width=16, layers=2, heads=4, context_dim=16)
 
 
-@pytest.fixture
-def net():
+@pytest.fixture(params=[1, 2], ids=["tokens", "patches"])
+def net(request):
     torch.manual_seed(0)
-    return TokenTransformer(CONFIG).eval()
+    return TokenTransformer(replace(CONFIG, patch=request.param)).eval()
 
 
 def batch(count=2, height=4, width=4):
@@ -70,10 +72,18 @@ def test_maps_of_another_size_are_read(net):
         assert net(tokens, hidden, context).shape == (1, 6, 3, 20)
 
 
-def test_what_it_has_learned_it_says():
-    """A few steps on one map, with half of it hidden, and the hidden half is known by heart."""
+def test_a_map_that_patches_do_not_fill_goes_on_hidden():
     torch.manual_seed(0)
-    net = TokenTransformer(CONFIG)
+    net = TokenTransformer(replace(CONFIG, patch=2)).eval()
+    tokens, hidden, context = batch(1, 4, 4)
+    hidden[:, 3], hidden[:, :, 3] = True, True
+    with torch.no_grad():
+        whole, part = net(tokens, hidden, context), net(tokens[:, :3, :3], hidden[:, :3, :3], context)
+    torch.testing.assert_close(part, whole[:, :3, :3], rtol=1e-4, atol=1e-6)
+
+
+def test_what_it_has_learned_it_says(net):
+    """A few steps on one map, with half of it hidden, and the hidden half is known by heart."""
     tokens, hidden, context = batch(1)
     optimizer = torch.optim.AdamW(net.parameters(), 1e-2)
     for _ in range(60):
@@ -84,7 +94,7 @@ def test_what_it_has_learned_it_says():
     assert torch.equal(net(tokens, hidden, context).argmax(-1)[hidden], tokens[hidden])
 
 
-@pytest.mark.parametrize("fields", [{"n_embed": 0}, {"layers": 0}, {"heads": 3}, {"dropout": 1.0}])
+@pytest.mark.parametrize("fields", [{"n_embed": 0}, {"layers": 0}, {"patch": 0}, {"heads": 3}, {"dropout": 1.0}])
 def test_a_shape_that_cannot_be_built_is_refused(fields):
     with pytest.raises(BadRequest):
         TransformerConfig(**vars(CONFIG) | fields)
