@@ -215,7 +215,7 @@ def _drawer(model, folder, out):
     _labelled(rows, [compose(e.text, e.style) for e in chosen[::5]], out / "nearest.png", columns=2)
 
     say("loss on pictures seen and held out")
-    (loss, meaning), asked = LOSSES[model.family], quality.ASKED[model.family]
+    (loss, meaning), asked = LOSSES[model.family], requests.SUITED[model.family]
     sides = {name: [e for e in icons if e.held_out is held_out][:256] for name, held_out in SIDES.items()}
     losses = {name: loss(model, part) for name, part in sides.items() if part}
     measures = quality.measure(folder.bench(size), model, say)

@@ -17,10 +17,6 @@ from engines.training import data
 from engines.training.judge import train_judge
 from engines.training.losses import RandomPerceptual
 
-ASKED = {  # how a model of a family is asked to draw, all else by default
-    "latent-diffusion": {"steps": 20, "cfg_scale": 4.0},
-    "token-transformer": {"steps": 12, "cfg_scale": 4.0},
-}
 PROMPTS = 64  # held-out captions that are drawn
 FEWEST = 8  # held-out captions; below, there is nothing to measure on
 SEEN = 1000  # training pictures that stand for all, evenly taken
@@ -117,10 +113,9 @@ def _drawn(model, prompts, size, say):
 
 
 def draw(model, prompt, size, *, seed=0, count=1):
-    """Pictures of a prompt, with seeds counting up from `seed`, as `ASKED` of the model's family."""
-    request = requests.GenerateRequest(
-        prompt=prompt, seed=seed, count=count, width=size, height=size, **ASKED[model.family]
-    )
+    """Pictures of a prompt, with seeds counting up from `seed`, as `requests.SUITED` says for the model's family."""
+    suited = requests.SUITED[model.family]
+    request = requests.GenerateRequest(prompt=prompt, seed=seed, count=count, width=size, height=size, **suited)
     return [picture.image for picture in generate(request, model).pictures]
 
 

@@ -8,7 +8,7 @@ import gradio as gr
 
 from engines.catalog import catalog
 from engines.errors import BadRequest
-from engines.requests import GenerateRequest
+from engines.requests import SUITED, GenerateRequest
 from studio import gallery, images
 from studio.jobs import FINAL
 from studio.tabs.common import Upload, control, guard, model_control, named, remembered, standing, style_control
@@ -113,6 +113,8 @@ def wire(studio, parts, parts_of, tabs, demo):
         parts.run, parts.stop,
     ]  # fmt: skip
 
+    suggested = list(next(iter(SUITED.values())))
+
     def suit(model):
         # a model by tokens has no noise to fall, and a denoiser no codes to guess
         by_tokens = _draws_by_tokens(studio, model)
@@ -122,6 +124,17 @@ def wire(studio, parts, parts_of, tabs, demo):
             parts.guidance_more: gr.Accordion(visible=not by_tokens),
             parts.tokens_more: gr.Accordion(visible=by_tokens),
         }
+
+    def suggest(model, *values):
+        # what suits another family gives way; what the artist has set stays
+        row = catalog(studio.home).get(model)
+        if row is None:
+            return values
+        suited = SUITED[row.family]
+        return [
+            suited[name] if value in {other[name] for other in SUITED.values()} else value
+            for name, value in zip(suggested, values, strict=True)
+        ]
 
     def submit(values):
         given = named(asked, values)
@@ -229,6 +242,10 @@ def wire(studio, parts, parts_of, tabs, demo):
         guard(suit), parts.fields["model"],
         [parts.fields["sampler"], parts.fields["scheduler"], parts.guidance_more, parts.tokens_more],
         show_progress="hidden", api_visibility="private",
+    )  # fmt: skip
+    parts.fields["model"].input(
+        guard(suggest), [parts.fields["model"], *(parts.fields[name] for name in suggested)],
+        [parts.fields[name] for name in suggested], show_progress="hidden", api_visibility="private",
     )  # fmt: skip
     parts.stop.click(guard(lambda job: studio.jobs.cancel(job)), parts.job, None, api_visibility="private")
     for chip in parts.chips:

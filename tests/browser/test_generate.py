@@ -122,6 +122,7 @@ def test_a_model_by_tokens_has_settings_of_its_own(artist):
     artist.find("#generate-model input").click()
     artist.page.get_by_role("option", name="my-tokens").click()
     expect(artist.find("#generate-sampler")).to_be_hidden()
+    expect(artist.find("#generate-steps input[type=number]")).to_have_value("12")
     artist.open("Tokens in detail")
     artist.number("top-k", 5)
     artist.ask("red disc", seed=12)
@@ -132,6 +133,7 @@ def test_a_model_by_tokens_has_settings_of_its_own(artist):
     artist.page.get_by_role("option", name="icons-diffusion").click()
     expect(artist.find("#generate-sampler")).to_be_visible()
     expect(artist.find("button.label-wrap", has_text="Tokens in detail")).to_be_hidden()
+    expect(artist.find("#generate-steps input[type=number]")).to_have_value("4")  # as the artist has set it
 
 
 def test_markup_in_a_prompt_is_shown_as_text(artist):

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from engines import requests
+from engines import catalog, requests
 from engines.errors import BadRequest
 from engines.requests import TASKS, GenerateRequest, ReconstructRequest
 
@@ -207,3 +207,9 @@ def test_every_choice_says_what_it_is(table):
 def test_half_a_character_is_refused():
     with pytest.raises(BadRequest, match="prompt holds half of a character"):
         request("generate", prompt="a \ud83d fox")
+
+
+def test_every_family_that_draws_has_what_suits_it():
+    assert set(requests.SUITED) == {family for family, tasks in catalog.TASKS.items() if "generate" in tasks}
+    for suited in requests.SUITED.values():
+        assert vars(request("generate", **suited)).items() >= suited.items()

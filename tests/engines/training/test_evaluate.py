@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from engines import requests
 from engines.checkpoints import files, models
 from engines.errors import BadRequest
 from engines.training import evaluate, quality
@@ -39,7 +40,7 @@ def drawer(make):
 
 @pytest.mark.parametrize("make", [tiny.latent_diffusion, tiny.token_generator], ids=["diffusion", "tokens"])
 def test_a_card_of_a_model_that_draws(make, folder, tmp_path, monkeypatch):
-    for asked in quality.ASKED.values():
+    for asked in requests.SUITED.values():
         monkeypatch.setitem(asked, "steps", 2)
     monkeypatch.setattr(evaluate, "STYLE_WORDS", ("red disc",))
     monkeypatch.setattr(quality, "train_judge", functools.partial(train_judge, steps=20, batch=8))
