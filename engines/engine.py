@@ -12,7 +12,7 @@ from engines.checkpoints import models
 from engines.errors import AtelierError
 from engines.runtime import choose_device
 from engines.tasks.codebook import codebook
-from engines.tasks.generate import alone, generate
+from engines.tasks.generate import generate
 from engines.tasks.reconstruct import reconstruct
 from engines.tasks.resample import resample
 
@@ -72,7 +72,7 @@ class Engine:
 
         if isinstance(result, requests.GenerateResult):
             pictures = tuple(
-                dataclasses.replace(picture, record=record(alone(request, index)))
+                dataclasses.replace(picture, record=record(requests.alone(request, index)))
                 for index, picture in enumerate(result.pictures)
             )
             result = dataclasses.replace(result, pictures=pictures)

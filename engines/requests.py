@@ -150,6 +150,16 @@ class GenerateRequest(FromWords):
             )
 
 
+def alone(request, index):
+    """The request that draws picture `index` of the `GenerateRequest` `request` and nothing else."""
+    return dataclasses.replace(
+        request,
+        count=1,
+        seed=(request.seed + index) % 2**32,
+        variation_seed=(request.variation_seed + index) % 2**32,
+    )
+
+
 @dataclass(frozen=True)
 class ReconstructRequest:
     """A picture through an autoencoder and back, or its saved tokens alone back to a picture."""
@@ -284,9 +294,14 @@ def control(request_class, name):
     raise KeyError(name)
 
 
+def task_of(request):
+    """The name of the task that a request asks for."""
+    return next(task for task, kind in TASKS.items() if kind is type(request))
+
+
 def to_json(request):
     """A request as JSON text; pictures inside it become base64."""
-    values = {"task": next(task for task, kind in TASKS.items() if kind is type(request))}
+    values = {"task": task_of(request)}
     for item in dataclasses.fields(request):
         value = getattr(request, item.name)
         values[item.name] = base64.b64encode(value).decode() if isinstance(value, bytes) else value

@@ -3,16 +3,29 @@
 import sqlite3
 import threading
 
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS jobs (
-    id TEXT PRIMARY KEY, created REAL NOT NULL, state TEXT NOT NULL, request TEXT NOT NULL,
-    error TEXT NOT NULL DEFAULT ''
-);
-CREATE TABLE IF NOT EXISTS pictures (
-    id TEXT PRIMARY KEY, job TEXT NOT NULL, path TEXT NOT NULL, task TEXT NOT NULL, seed INTEGER,
-    prompt TEXT NOT NULL, created REAL NOT NULL, record TEXT NOT NULL
-);
-"""
+from engines.errors import BadRequest
+
+MIGRATIONS = (  # what each version of the file adds to the one before; never changed, only added to
+    """
+    CREATE TABLE IF NOT EXISTS jobs (
+        id TEXT PRIMARY KEY, created REAL NOT NULL, state TEXT NOT NULL, request TEXT NOT NULL,
+        error TEXT NOT NULL DEFAULT ''
+    );
+    CREATE TABLE IF NOT EXISTS pictures (
+        id TEXT PRIMARY KEY, job TEXT NOT NULL, path TEXT NOT NULL, task TEXT NOT NULL, seed INTEGER,
+        prompt TEXT NOT NULL, created REAL NOT NULL, record TEXT NOT NULL
+    );
+    """,
+    """
+    ALTER TABLE jobs ADD COLUMN user TEXT NOT NULL DEFAULT '';
+    ALTER TABLE jobs ADD COLUMN place INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE jobs ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE jobs ADD COLUMN held INTEGER NOT NULL DEFAULT 0;
+    UPDATE jobs SET place = rowid;
+    CREATE INDEX jobs_by_user ON jobs (user, state, created);
+    CREATE INDEX pictures_by_job ON pictures (job);
+    """,
+)
 
 
 class Database:
@@ -21,13 +34,20 @@ class Database:
     def __init__(self, path):
         self.path = path
         self._local = threading.local()
-        with self() as connection:
-            connection.executescript(SCHEMA)
+        connection = self()
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > len(MIGRATIONS):
+            raise BadRequest(
+                f"{self.path} was written by a newer Atelier; start that one, or choose another folder with --home."
+            )
+        for number, step in enumerate(MIGRATIONS[version:], version + 1):
+            connection.executescript(f"BEGIN; {step} PRAGMA user_version = {number}; COMMIT;")
 
     def __call__(self):
         if not hasattr(self._local, "connection"):
             connection = sqlite3.connect(self.path, timeout=30)
             connection.row_factory = sqlite3.Row
             connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")  # what is committed outlives a loss of power
             self._local.connection = connection
         return self._local.connection

@@ -1,12 +1,14 @@
 """The durable queue: who waits, who runs, what came of it.
 
-A job is a row before it runs, and its pictures are in the gallery before it is done; a page only
-watches. One thread runs the jobs in order, so that cancelled means idle.
+A job is a row before it runs. It is drawn piece by piece, a picture a piece, and each is in the gallery
+before the next is begun: a stop, a kill or a full disk loses nothing that was finished, and the next start
+goes on behind it. A page only watches. One thread a worker runs the jobs, so that stopped means idle.
 """
 
 import collections
 import contextlib
 import dataclasses
+import itertools
 import logging
 import secrets
 import sqlite3
@@ -17,8 +19,9 @@ from dataclasses import dataclass
 from engines import requests
 from engines.errors import AtelierError, BadRequest, Cancelled
 
-MAX_WAITING = 100
+MAX_WAITING = 100  # jobs of one user
 MAX_REQUEST = 60_000_000  # bytes as JSON: the picture keeps its request as PNG text, and 64 MB of that are read again
+ATTEMPTS = 3  # times that a job is begun; one that takes the studio down with it is not begun for ever
 PACE = 0.1  # seconds between two states that a watcher is told
 RESULTS_KEPT = 8
 FINAL = ("done", "failed", "cancelled")
@@ -28,42 +31,123 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class JobState:
-    """What there is to say of a job. `state` is waiting, running, or one of FINAL."""
+    """What there is to say of a job. `state` is waiting, held, running, or one of FINAL."""
 
     id: str
     state: str
-    ahead: int = 0  # jobs before it
-    progress: requests.Progress | None = None
-    seconds_left: float | None = None
+    task: str = ""
+    prompt: str = ""
+    pictures: int = 1  # that it is to draw
+    ahead: int = 0  # jobs that begin before it
+    progress: requests.Progress | None = None  # over all of its pictures
+    seconds_left: float | None = None  # until it is done; None while nobody can tell
     seconds: float = 0.0  # since it began to run
     entries: tuple = ()  # its pictures in the gallery
-    result: object = None  # of the task; kept for the latest jobs only
+    result: object = None  # of the last piece; kept for the latest jobs only
     error: str = ""
+    resumed: bool = False  # whether it was begun before, and the studio stopped
+
+
+@dataclass
+class Job:
+    """A job that is not yet done."""
+
+    id: str
+    user: str
+    request: object
+    attempts: int = 0  # times that it was begun
+    held: bool = False
+
+    def state(self, state, **more):
+        """The `JobState` of this job in that state."""
+        request = self.request
+        about = requests.task_of(request), getattr(request, "prompt", ""), getattr(request, "count", 1)
+        return JobState(self.id, state, *about, resumed=self.attempts > (state == "running"), **more)
+
+
+class Run:
+    """A job at work: how far it is, and what is asked of it."""
+
+    def __init__(self, job, worker):
+        self.job, self.worker = job, worker
+        self.pieces = pieces(job.request)
+        self.piece = 0  # the number of the piece at work
+        self.wish = ""  # stop, finish or skip
+        self.started = time.monotonic()
+        self.progress = self.seconds_left = self.pace = None  # seconds a step
+        self._paced = None  # when the first progress came, and the step that this was
+
+    def progressed(self, progress):
+        """Take in the `Progress` of the piece at work."""
+        before = self.progress
+        progress = requests.Progress(
+            self.piece * progress.count + progress.index,
+            len(self.pieces) * progress.count,
+            progress.preview or (before and before.preview),
+        )
+        # The first step also waits for the engine and the model: later ones tell the pace without it.
+        now = time.monotonic()
+        if self._paced and progress.index > self._paced[1]:
+            since, first = self._paced
+            self.pace = (now - since) / (progress.index - first)
+        self._paced = self._paced or (now, progress.index)
+        pace = self.pace or (now - self.started) / max(progress.index, 1)
+        self.progress, self.seconds_left = progress, pace * (progress.count - progress.index)
+
+    def state(self):
+        return self.job.state(
+            "running", progress=self.progress, seconds_left=self.seconds_left, seconds=time.monotonic() - self.started
+        )
+
+
+def pieces(request):
+    """The requests that draw the pictures of `request` one after the other."""
+    if isinstance(request, requests.GenerateRequest):
+        return [requests.alone(request, index) for index in range(request.count)]
+    return [request]
+
+
+def work(request):
+    """How much is to be done for a request, in pixels times steps; None for tasks that nobody has to wait for."""
+    if isinstance(request, requests.GenerateRequest):
+        looks = 2 if request.cfg_scale > 1 else 1
+        return request.count * request.steps * request.width * request.height * looks
+    return None
 
 
 class Jobs:
-    """Runs requests by `worker` and keeps their pictures in `gallery`."""
+    """Runs requests by `workers`, each with a thread, and keeps their pictures in `gallery`.
 
-    def __init__(self, worker, gallery, database):
-        self._worker, self._gallery, self._database = worker, gallery, database
+    Users take turns, and each sees and moves jobs of their own alone: of another's, a job never was.
+    """
+
+    def __init__(self, workers, gallery, database):
+        self._gallery, self._database = gallery, database
         self._changed = threading.Condition()
-        self._waiting = collections.deque()
-        self._running = None  # the JobState of the job at work
-        self._started = 0.0
-        self._paced = None  # when its first progress came, and the step that this was
-        self._cancelled = set()
+        self._waiting = collections.defaultdict(list)  # the jobs of each user, in their order
+        self._running = {}  # runs by the ids of their jobs
+        self._turns = itertools.count(1)
+        self._served = {}  # when each user had the last turn
         self._latest = collections.OrderedDict()  # the final JobStates of the latest jobs, with their results
+        self._aside = collections.Counter()  # looks that wait for each worker
+        self._paces = {}  # measured seconds for a unit of work, by model and sampler
         self._closed = False
         with self._changed:
             self._recover()
-        self._thread = threading.Thread(target=self._work, name="jobs", daemon=True)
-        self._thread.start()
+        self._workers = list(workers)
+        self._threads = [
+            threading.Thread(target=self._work, args=(worker,), name="jobs", daemon=True) for worker in self._workers
+        ]
+        for thread in self._threads:
+            thread.start()
 
-    def submit(self, request):
+    # ------------------------------------------------------------ what is asked
+
+    def submit(self, request, user=""):
         """Queue a request; returns the job's id.
 
-        Raises `BadRequest` when too many wait or its picture is too large to be kept with what is made from
-        it, and `AtelierError` if the row cannot be written.
+        Raises `BadRequest` when too many of the user's wait or its picture is too large to be kept with what
+        is made from it, and `AtelierError` if the row cannot be written.
         """
         text = requests.to_json(request)
         if len(text) > MAX_REQUEST:
@@ -72,129 +156,257 @@ class Jobs:
                 "are kept with what is made from it: make it smaller and try again."
             )
         with self._changed:
-            if len(self._waiting) >= MAX_WAITING:
-                raise BadRequest(f"{MAX_WAITING} jobs are waiting already; let some finish, or stop some.")
-            job = secrets.token_hex(8)
-            with _on_disk(job), self._database() as connection:
+            if len(self._waiting[user]) >= MAX_WAITING:
+                raise BadRequest(f"{MAX_WAITING} jobs of yours are waiting already; let some finish, or stop some.")
+            job = Job(secrets.token_hex(8), user, request)
+            with _on_disk(job.id), self._database() as connection:
                 connection.execute(
-                    "INSERT INTO jobs (id, created, state, request) VALUES (?, ?, 'waiting', ?)",
-                    (job, time.time(), text),
+                    "INSERT INTO jobs (id, user, created, state, request, place) VALUES (?, ?, ?, 'waiting', ?, "
+                    "(SELECT 1 + COALESCE(MAX(place), 0) FROM jobs))",
+                    (job.id, user, time.time(), text),
                 )
-            self._waiting.append((job, request))
+            self._waiting[user].append(job)
             self._changed.notify_all()
-        return job
+        return job.id
 
     def aside(self, request):
         """The result of a request that is no job and leaves nothing behind, such as a look at an edit.
 
-        Blocks, first until the running job is done. Raises `AtelierError` if it fails.
+        Blocks, first until the picture at work is done; the next one waits for it. Raises `AtelierError` if
+        it fails.
         """
-        return self._worker.run(request)
+        with self._changed:
+            busy = {run.worker for run in self._running.values()}
+            worker = min(self._workers, key=lambda worker: (worker in busy, self._aside[worker]))
+            self._aside[worker] += 1
+        try:
+            return worker.run(request)
+        finally:
+            with self._changed:
+                self._aside[worker] -= 1
+                self._changed.notify_all()
 
-    def cancel(self, job):
+    def stop(self, job, user=""):
         """Take a waiting job out, or stop the running one within its step; a finished one stays as it is."""
         with self._changed:
-            for row in self._waiting:
-                if row[0] == job:
-                    self._waiting.remove(row)
-                    self._finish(JobState(job, "cancelled"))
-                    return
-            if self._running and self._running.id == job:
-                self._cancelled.add(job)
+            waiting = self._find(job, user)
+            if waiting:
+                self._waiting[user].remove(waiting)
+                self._finish(waiting.state("cancelled"))
+            self._ask(job, user, "stop")
 
-    def state(self, job):
-        """The `JobState` of a job. Raises `BadRequest` for an id that never was."""
+    def finish(self, job, user=""):
+        """Let a running job end with the picture at work and leave out the others."""
         with self._changed:
-            if self._running and self._running.id == job:
-                return dataclasses.replace(self._running, seconds=time.monotonic() - self._started)
-            for index, (waiting, _) in enumerate(self._waiting):
-                if waiting == job:
-                    return JobState(job, "waiting", ahead=index + (self._running is not None))
-            final = self._latest.get(job)
-        return dataclasses.replace(final or self._stored(job), entries=self._gallery.of_job(job))
+            self._ask(job, user, "finish")
 
-    def watch(self, job, every=1.0):
+    def skip(self, job, user=""):
+        """Let a running job leave out the picture at work and go on with the next."""
+        with self._changed:
+            self._ask(job, user, "skip")
+
+    def hold(self, job, held=True, user=""):
+        """Let a waiting job wait until it is let go again, by `held` False."""
+        with self._changed:
+            waiting = self._find(job, user)
+            if waiting:
+                waiting.held = held
+                with _on_disk(job):
+                    self._set(job, held=int(held))
+                self._changed.notify_all()
+
+    def move(self, job, by, user=""):
+        """Let a waiting job change places with those of the same user: `by` -1 is one place nearer the front."""
+        with self._changed:
+            row = self._waiting[user]
+            waiting = self._find(job, user)
+            if waiting:
+                old = row.index(waiting)
+                new = min(max(old + by, 0), len(row) - 1)
+                row.insert(new, row.pop(old))
+                with _on_disk(job), self._database() as connection:
+                    ids = [other.id for other in row]
+                    places = connection.execute(
+                        f"SELECT place FROM jobs WHERE id IN ({', '.join('?' * len(ids))}) ORDER BY place", ids
+                    ).fetchall()
+                    connection.executemany(
+                        "UPDATE jobs SET place = ? WHERE id = ?",
+                        [(place["place"], other) for place, other in zip(places, ids, strict=True)],
+                    )
+                self._changed.notify_all()
+
+    def again(self, job, user=""):
+        """Queue the request of an earlier job once more; returns the new job's id."""
+        with self._database() as connection:
+            row = connection.execute("SELECT request FROM jobs WHERE id = ? AND user = ?", (job, user)).fetchone()
+        if row is None:
+            raise _no_such_job()
+        return self.submit(requests.from_json(row["request"]), user)
+
+    # ------------------------------------------------------------ what is told
+
+    def state(self, job, user=""):
+        """The `JobState` of a job. Raises `BadRequest` for an id that never was, or is another user's."""
+        with self._changed:
+            state = self._now(job, user)
+        return dataclasses.replace(state, entries=self._gallery.of_job(job))
+
+    def listed(self, user="", latest=20):
+        """The `JobState` of the user's jobs: those at work, those waiting, and the latest finished, newest first."""
+        with self._changed:
+            mine = [run.job for run in self._running.values() if run.job.user == user] + self._waiting[user]
+            found = [self._now(job.id, user) for job in mine]
+        return found + self._stored(f"user = ? AND state IN {FINAL} ORDER BY created DESC LIMIT ?", (user, latest))
+
+    def estimate(self, request):
+        """About how many seconds a request would take by itself, as measured so far; None where nothing was."""
+        amount = work(request)
+        pace = self._paces.get(_kind(request)) if amount else None
+        return amount * pace if pace else None
+
+    def watch(self, job, every=1.0, user=""):
         """Yields the `JobState` at each change and every second, and ends after a final one.
 
         Of many quick changes only some are told: a page that is told of each has no time for anything else.
         """
         while True:
             with self._changed:
-                state = self.state(job)
+                state = self.state(job, user)
             yield state
             if state.state in FINAL:
                 return
             told = time.monotonic()
             with self._changed:
-                if self._looks(job) == _looks(state):
+                if _looks(self._now(job, user)) == _looks(state):
                     self._changed.wait(every)
                 left = told + PACE - time.monotonic()
-                self._changed.wait_for(lambda: self.state(job).state in FINAL, max(0.0, left))
+                self._changed.wait_for(lambda: self._now(job, user).state in FINAL, max(0.0, left))
 
     def close(self):
-        """Stop the running job and the thread; what waits is run when the studio starts again."""
+        """Stop the running jobs and the threads; they go on, and what waits is run, when the studio starts again."""
         with self._changed:
             self._closed = True
-            if self._running:
-                self._cancelled.add(self._running.id)
             self._changed.notify_all()
-        self._thread.join(10)
+        for thread in self._threads:
+            thread.join(10)
 
-    def _looks(self, job):
-        return _looks(self.state(job))
+    def _now(self, job, user):
+        # the state without the pictures
+        run = self._running.get(job)
+        if run and run.job.user == user:
+            return run.state()
+        waiting = self._find(job, user)
+        if waiting and waiting.held:
+            return waiting.state("held")
+        if waiting:
+            before, own = list(self._order()), self.estimate(waiting.request)
+            del before[before.index(waiting) :]
+            times = [run.seconds_left for run in self._running.values()]
+            times += [self.estimate(job.request) for job in before]
+            left = None if None in [*times, own] else sum(times) / len(self._workers) + own
+            return waiting.state("waiting", ahead=len(times), seconds_left=left)
+        stored = self._stored("id = ? AND user = ?", (job, user))
+        if not stored:
+            raise _no_such_job()
+        return self._latest.get(job, stored[0])
 
-    def _stored(self, job):
+    def _stored(self, where, values):
         with self._database() as connection:
-            row = connection.execute("SELECT state, error FROM jobs WHERE id = ?", (job,)).fetchone()
-        if row is None:
-            raise BadRequest("There is no such job; it may belong to another studio.")
-        return JobState(job, row["state"], error=row["error"])
+            rows = connection.execute(
+                "SELECT id, state, error, json_extract(request, '$.task') AS task, "
+                f"COALESCE(json_extract(request, '$.prompt'), '') AS prompt FROM jobs WHERE {where}",
+                values,
+            ).fetchall()
+        return [JobState(**row) for row in rows]
 
-    def _recover(self):
-        with self._database() as connection:
-            connection.execute(
-                "UPDATE jobs SET state = 'failed', error = ? WHERE state = 'running'",
-                ("The studio was stopped while this was drawn; press Generate to draw it again.",),
-            )
-            rows = connection.execute("SELECT id, request FROM jobs WHERE state = 'waiting' ORDER BY rowid").fetchall()
-        for row in rows:
-            try:
-                self._waiting.append((row["id"], requests.from_json(row["request"])))
-            except BadRequest as error:
-                self._finish(JobState(row["id"], "failed", error=str(error)))
+    # ------------------------------------------------------------ who is next
 
-    def _work(self):
+    def _find(self, job, user):
+        return next((waiting for waiting in self._waiting[user] if waiting.id == job), None)
+
+    def _ask(self, job, user, wish):
+        run = self._running.get(job)
+        if run and run.job.user == user:
+            run.wish = wish
+
+    def _order(self):
+        """The waiting jobs as they will begin: one a user in turn, the user first whose last turn is longest ago."""
+        users = sorted(self._waiting, key=lambda user: self._served.get(user, 0))
+        rows = [[job for job in self._waiting[user] if not job.held] for user in users]
+        return [job for turn in itertools.zip_longest(*rows) for job in turn if job]
+
+    def _work(self, worker):
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._closed)
+                self._changed.wait_for(lambda: self._closed or self._order())
                 if self._closed:
                     return
-                job, request = self._waiting.popleft()
-                self._running, self._started, self._paced = JobState(job, "running"), time.monotonic(), None
+                job = self._order()[0]
+                self._waiting[job.user].remove(job)
+                self._served[job.user] = next(self._turns)
+                job.attempts += 1
+                run = self._running[job.id] = Run(job, worker)
                 self._changed.notify_all()
-            final = self._run(job, request)
+            final = self._run(run)
             with self._changed:
-                self._running = None
-                self._finish(dataclasses.replace(final, seconds=time.monotonic() - self._started))
+                del self._running[job.id]
+                if final is None:  # the studio closes; the row says that it waits
+                    return
+                self._finish(dataclasses.replace(final, seconds=time.monotonic() - run.started))
 
-    def _run(self, job, request):
+    # ------------------------------------------------------------ one job
+
+    def _run(self, run):
         # the final state of the job, whatever happens: the thread must outlive every one of them
+        job = run.job
         try:
-            with _on_disk(job):
-                self._set(job, "running")
-            result = self._worker.run(request, self._progressed, lambda: job in self._cancelled)
-            with _on_disk(job):
-                self._keep(job, result)
-            return JobState(job, "done", result=result)
+            with _on_disk(job.id):
+                self._set(job.id, state="running", attempts=job.attempts)
+            drawn = {entry.seed for entry in self._gallery.of_job(job.id)}  # before the studio was stopped
+            result = None
+            while run.piece < len(run.pieces) and run.wish != "finish":
+                if getattr(run.pieces[run.piece], "seed", None) not in drawn:
+                    result = self._drawn(run) or result
+                run.piece += 1
+            return job.state("done", result=result)
         except Cancelled:
-            return JobState(job, "cancelled")
+            if self._closed:
+                self._set(job.id, state="waiting", attempts=job.attempts - 1)
+                return None
+            return job.state("cancelled")
         except AtelierError as error:
-            return JobState(job, "failed", error=str(error))
+            return job.state("failed", error=str(error))
         except Exception:
             number = secrets.token_hex(4)
-            log.exception("job %s: failure %s", job, number)
+            log.exception("job %s: failure %s", job.id, number)
             sentence = f"Something went wrong (id {number}); the log has the details. Try other settings."
-            return JobState(job, "failed", error=sentence)
+            return job.state("failed", error=sentence)
+
+    def _drawn(self, run):
+        # the result of the piece at work, once it is kept; None if it is skipped
+        piece = run.pieces[run.piece]
+
+        def progressed(progress):
+            with self._changed:
+                run.progressed(progress)
+                if run.pace and work(piece):
+                    self._paces[_kind(piece)] = run.pace * progress.count / work(piece)
+                self._changed.notify_all()
+
+        with self._changed:
+            # looks that wait come between two pictures
+            self._changed.wait_for(lambda: not self._aside[run.worker] or self._closed)
+            if run.wish == "skip":  # which was meant for the piece before
+                run.wish = ""
+        try:
+            result = run.worker.run(piece, progressed, lambda: self._closed or run.wish in ("stop", "skip"))
+        except Cancelled:
+            if run.wish == "skip" and not self._closed:
+                return None
+            raise
+        with _on_disk(run.job.id):
+            self._keep(run.job.id, result)
+        return result
 
     def _keep(self, job, result):
         if isinstance(result, requests.GenerateResult):
@@ -203,34 +415,48 @@ class Jobs:
         elif isinstance(result, requests.ReconstructResult):
             self._gallery.add(result.reconstruction, result.record, job=job)
 
-    def _progressed(self, progress):
-        now = time.monotonic()
-        with self._changed:
-            before = self._running.progress
-            if progress.preview is None and before is not None:
-                progress = dataclasses.replace(progress, preview=before.preview)
-            # The first step also waits for the engine and the model: later ones tell the pace without it.
-            since, first = self._paced or (self._started, 0)
-            self._paced = self._paced or (now, progress.index)
-            pace = (now - since) / max(progress.index - first, 1)
-            left = pace * (progress.count - progress.index)
-            self._running = dataclasses.replace(self._running, progress=progress, seconds_left=left)
-            self._changed.notify_all()
+    # ------------------------------------------------------------ rows
 
-    def _set(self, job, state, error=""):
+    def _recover(self):
         with self._database() as connection:
-            connection.execute("UPDATE jobs SET state = ?, error = ? WHERE id = ?", (state, error, job))
+            rows = connection.execute(
+                "SELECT * FROM jobs WHERE state IN ('running', 'waiting') ORDER BY state = 'waiting', place"
+            ).fetchall()
+        for row in rows:
+            try:
+                if row["attempts"] >= ATTEMPTS:
+                    raise BadRequest(
+                        f"The studio was stopped {ATTEMPTS} times while this was drawn; try other settings."
+                    )
+                request = requests.from_json(row["request"])
+                job = Job(row["id"], row["user"], request, row["attempts"], bool(row["held"]))
+                self._waiting[row["user"]].append(job)
+            except BadRequest as error:
+                self._finish(JobState(row["id"], "failed", error=str(error)))
+
+    def _set(self, job, **values):
+        with self._database() as connection:
+            names = ", ".join(f"{name} = ?" for name in values)
+            connection.execute(f"UPDATE jobs SET {names} WHERE id = ?", (*values.values(), job))
 
     def _finish(self, final):
         try:
-            self._set(final.id, final.state, final.error)
+            self._set(final.id, state=final.state, error=final.error)
         except sqlite3.Error:  # who watches is told all the same; the next start finds the row as it was
             log.exception("job %s: its end could not be written", final.id)
         self._latest[final.id] = final
         while len(self._latest) > RESULTS_KEPT:
             self._latest.popitem(last=False)
-        self._cancelled.discard(final.id)
         self._changed.notify_all()
+
+
+def _kind(request):
+    # what is drawn at one pace
+    return request.model, request.sampler
+
+
+def _no_such_job():
+    return BadRequest("There is no such job; it may belong to another studio.")
 
 
 @contextlib.contextmanager

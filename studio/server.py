@@ -35,7 +35,7 @@ def serve(home, host, port, device):
 
     database = Database(home / "atelier.db")
     gallery = Gallery(home, database)
-    studio = Studio(home, gallery, Jobs(worker, gallery, database))
+    studio = Studio(home, gallery, Jobs([worker], gallery, database))
     try:
         address = layout.launch(layout.build(studio), host, port, home, block=False)
         print(f"atelier: open {address} in a browser; Ctrl+C stops the studio.", file=sys.stderr, flush=True)

@@ -1,6 +1,5 @@
 """Words, noise or a picture to new pictures: by latent diffusion, or by the tokens of a VQGAN."""
 
-import dataclasses
 import time
 
 import torch
@@ -8,7 +7,7 @@ import torch
 from engines import pictures, tensors
 from engines.diffusion import guidance, samplers, schedules
 from engines.errors import AtelierError, BadRequest
-from engines.requests import GenerateResult, Picture, Progress
+from engines.requests import GenerateResult, Picture, Progress, alone
 from engines.text.captions import compose
 from engines.vqgan import decoding
 
@@ -41,16 +40,6 @@ def generate(request, model, on_progress=None):
             raise AtelierError("The picture came out without numbers; lower the guidance or choose another sampler.")
         finished += map(Picture, tensors.to_images(drawn), _seeds(request, batch))
     return GenerateResult(tuple(finished), time.monotonic() - started)
-
-
-def alone(request, index):
-    """The request that draws picture `index` of `request` and nothing else."""
-    return dataclasses.replace(
-        request,
-        count=1,
-        seed=(request.seed + index) % 2**32,
-        variation_seed=(request.variation_seed + index) % 2**32,
-    )
 
 
 def _check(request, model):

@@ -98,17 +98,21 @@ def status(state, request):
         text = say(request, "done", seconds=state.seconds) if state.seconds else ""
         return f'<div class="status done" {job}>{text}</div>'
     share, words = 0, say(request, "starting")
-    if state.state == "waiting":
-        words = say(request, "waiting", ahead=state.ahead)
+    if state.state in ("waiting", "held"):
+        words = say(request, state.state, ahead=state.ahead)
     elif state.progress:
         share = state.progress.index / state.progress.count
         words = say(request, "step", index=state.progress.index, count=state.progress.count)
-        words += " · " + _left(state.seconds_left, request)
+    if state.seconds_left is not None:
+        words += " · " + left(state.seconds_left, request)
+    if state.resumed:
+        words += " · " + say(request, "resumed")
     bar = f'<div class="bar"><div style="width:{share:.1%}"></div></div>'
     return f'<div class="status running" role="status" {job}>{bar}<span>{words}</span></div>'
 
 
-def _left(seconds, request):
+def left(seconds, request):
+    """How long something will take, in words."""
     if seconds < 100:
         return say(request, "left", seconds=round(seconds))
     return say(request, "left_minutes", minutes=round(seconds / 60))

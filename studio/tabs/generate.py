@@ -11,6 +11,7 @@ from engines.errors import BadRequest
 from engines.requests import SUITED, GenerateRequest
 from studio import gallery, images
 from studio.jobs import FINAL
+from studio.tabs import queue
 from studio.tabs.common import Upload, control, guard, model_control, named, remembered, standing, style_control
 from studio.texts import say, t
 
@@ -35,6 +36,10 @@ def draw(studio):
             with gr.Row(elem_classes="actions"):
                 run = gr.Button(t("generate"), variant="primary", elem_id="generate-run", elem_classes="run")
                 stop = gr.Button(t("stop"), interactive=False, elem_id="generate-stop")
+            with gr.Row(elem_classes="actions", visible=False) as verbs:
+                finish = gr.Button(t("finish"), size="sm", elem_id="generate-finish")
+                skip = gr.Button(t("skip"), size="sm", elem_id="generate-skip")
+            jobs = queue.draw()
         with gr.Column(elem_classes="result"):
             line = gr.HTML(elem_id="generate-status", elem_classes="line")
             gr.Markdown(t("empty"), elem_id="generate-empty", elem_classes=["hint", "empty"])
@@ -98,7 +103,8 @@ def draw(studio):
     return SimpleNamespace(
         fields=fields, image=image, from_picture=from_picture, guidance_more=guidance_more, tokens_more=tokens_more,
         noise_only=noise_only, random_seed=random_seed,
-        chips=chips, run=run, stop=stop, line=line, preview=preview, pictures=pictures, details=details,
+        chips=chips, run=run, stop=stop, verbs=verbs, finish=finish, skip=skip, queue=jobs, line=line,
+        preview=preview, pictures=pictures, details=details,
         download=download, use_seed=use_seed, use_settings=use_settings, to_image=to_image,
         to_reconstruct=to_reconstruct, reuse=reuse,
         job=gr.BrowserState("", storage_key="atelier-job", secret="atelier"), entries=gr.State([]), chosen=gr.State(0),
@@ -110,7 +116,7 @@ def wire(studio, parts, parts_of, tabs, demo):
     asked = parts.fields | {"image": parts.image, "noise_only": parts.noise_only, "random_seed": parts.random_seed}
     shown = [
         parts.line, parts.preview, parts.pictures, parts.details, parts.entries, parts.chosen, parts.download,
-        parts.run, parts.stop,
+        parts.run, parts.stop, parts.verbs,
     ]  # fmt: skip
 
     suggested = list(next(iter(SUITED.values())))
@@ -148,19 +154,24 @@ def wire(studio, parts, parts_of, tabs, demo):
         return {parts.job: job, parts.fields["seed"]: given["seed"], parts.run: gr.Button(interactive=False)}
 
     def follow(job, request: gr.Request):
+        finished = 0
         for state in studio.jobs.watch(job):
-            yield view(state, request)
+            yield view(state, finished, request)
+            finished = len(state.entries)
 
-    def view(state, request):
+    def view(state, finished, request):
+        # `finished` is how many of its pictures the page shows already
+        over, drawn = state.state in FINAL, len(state.entries)
         update = standing(state, request, parts.line, parts.run, parts.stop)
+        update[parts.verbs] = gr.Row(visible=not over and state.pictures > 1)
         if state.progress and state.progress.preview:
             update[parts.preview] = gr.Image(state.progress.preview, visible=True)
-            update[parts.pictures] = gr.Gallery(visible=False)
-        if state.state in FINAL:
+            update[parts.pictures] = gr.Gallery(visible=drawn > 0)
+        if over:
             update[parts.preview] = gr.Image(None, visible=False)
             update[parts.pictures] = gr.Gallery(visible=True)
-            if state.entries:
-                update |= show(state.entries, request)
+        if drawn > finished or (over and drawn):
+            update |= show(state.entries, request)
         return update
 
     def show(entries, request):
@@ -247,7 +258,10 @@ def wire(studio, parts, parts_of, tabs, demo):
         guard(suggest), [parts.fields["model"], *(parts.fields[name] for name in suggested)],
         [parts.fields[name] for name in suggested], show_progress="hidden", api_visibility="private",
     )  # fmt: skip
-    parts.stop.click(guard(lambda job: studio.jobs.cancel(job)), parts.job, None, api_visibility="private")
+    for button, verb in ((parts.stop, "stop"), (parts.finish, "finish"), (parts.skip, "skip")):
+        ask = guard(lambda job, verb=verb: getattr(studio.jobs, verb)(job))
+        button.click(ask, parts.job, None, api_visibility="private")
+    queue.wire(studio, parts.queue, parts.job).success(guard(follow), **follower)
     for chip in parts.chips:
         chip.click(lambda text: text, chip, parts.fields["prompt"], show_progress="hidden", api_visibility="private")
     parts.pictures.select(

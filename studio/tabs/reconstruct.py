@@ -113,7 +113,7 @@ def wire(studio, parts, parts_of, tabs, demo):
     run_job(parts.reopen.upload, reopen, [parts.reopen, parts.fields["model"]])
     workshop.wire(studio, parts.workshop, job, parts.save, run_job)
     demo.load(guard(follow_remembered), **follower, api_visibility="private")
-    parts.stop.click(guard(lambda job: studio.jobs.cancel(job)), job, None, api_visibility="private")
+    parts.stop.click(guard(lambda job: studio.jobs.stop(job)), job, None, api_visibility="private")
 
 
 def figures(result, request):

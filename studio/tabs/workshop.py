@@ -343,7 +343,7 @@ def wire(studio, parts, job, save, run_job):
     gr.on([parts.redraw.click, parts.prompt.submit], guard(redraw), words, parts.redrawing, **queued).success(
         guard(follow), parts.redrawing, [parts.line, parts.redraw, parts.stop], concurrency_limit=None, **quiet
     ).success(guard(redrawn), [parts.redrawing, *state, *view], shown, **queued)
-    parts.stop.click(guard(lambda redrawing: studio.jobs.cancel(redrawing.job)), parts.redrawing, None, **quiet)
+    parts.stop.click(guard(lambda redrawing: studio.jobs.stop(redrawing.job)), parts.redrawing, None, **quiet)
     run_job(parts.keep.click, keep, parts.edit)
 
 

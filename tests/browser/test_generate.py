@@ -53,21 +53,57 @@ def test_seeds_count_up_and_a_chosen_picture_gives_its_seed(artist):
     expect(artist.find("#generate-seed input")).to_have_value("41")
 
 
-def test_stop_stops_and_the_next_picture_is_drawn(artist):
-    # Long enough to be caught forming on any machine.
-    artist.ask("a house", seed=1, steps=150)
+def long_job(artist, seed):
+    """Sixteen pictures, long enough to be met at work on any machine, with the first of them finished."""
+    artist.ask("a house", seed=seed, steps=60)
     artist.number("count", 16)
-    before = artist.shown()
     artist.find("#generate-run").click()
     expect(artist.find("#generate-preview img")).to_be_visible()
     expect(artist.find("#generate-status .bar")).to_be_visible()
+    expect(artist.find("#generate-gallery .caption-label").first).to_have_text(f"seed {seed}")
+
+
+def test_stop_keeps_what_is_finished_and_the_next_picture_is_drawn(artist):
+    long_job(artist, seed=501)
     artist.find("#generate-stop").click()
     expect(artist.find("#generate-status .cancelled")).to_have_text("Stopped.")
     expect(artist.find("#generate-stop")).to_be_disabled()
-    assert artist.shown() == before
+    kept = artist.find("#generate-gallery .caption-label").all_inner_texts()
+    assert kept == [f"seed {501 + i}" for i in range(len(kept))] and 1 <= len(kept) < 16
     artist.number("steps", 4)
     artist.number("count", 1)
     assert request_in(artist.draw())["steps"] == 4
+
+
+def test_one_is_skipped_and_with_another_the_job_ends(artist):
+    long_job(artist, seed=601)
+    artist.find("#generate-skip").click()
+    expect(artist.find("#generate-gallery .caption-label").nth(1)).to_be_visible()
+    artist.find("#generate-finish").click()
+    expect(artist.find("#generate-status .done")).to_be_attached()
+    expect(artist.find("#generate-finish")).to_be_hidden()
+    kept = artist.find("#generate-gallery .caption-label").all_inner_texts()
+    seeds = [int(text.removeprefix("seed ")) for text in kept]
+    assert seeds[0] == 601 and len(seeds) < 16
+    assert len(set(range(601, seeds[-1])) - set(seeds)) == 1  # the one that was skipped
+
+
+def test_the_queue_is_seen_and_moved(artist):
+    long_job(artist, seed=701)
+    artist.open("Queue")
+    jobs = artist.find("#queue-jobs label")
+    expect(jobs.first).to_contain_text("a house · running")
+    jobs.first.click()
+    artist.find("#queue-again").click()
+    assert is_one_sentence(artist.told("not over yet"))
+    artist.find("#queue-remove").click()
+    expect(artist.find("#generate-status .cancelled")).to_be_attached()
+    expect(jobs.first).to_contain_text("a house · stopped")
+    artist.find("#queue-again").click()
+    expect(jobs.first).to_contain_text("a house · running")
+    expect(artist.find("#generate-status .running")).to_be_visible()
+    artist.find("#generate-stop").click()
+    expect(artist.find("#generate-status .cancelled")).to_be_attached()
 
 
 def test_guidance_without_words_gets_a_sentence_and_the_form_keeps_its_values(artist):

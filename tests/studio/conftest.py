@@ -14,20 +14,29 @@ from studio.jobs import Jobs
 
 
 class StandIn:
-    """Draws plain pictures; `hold` keeps it at its second step until it is set."""
+    """Draws plain pictures; `hold` keeps it at its second step until it is set, of every picture or of one seed."""
 
     def __init__(self):
-        self.seen, self.hold = [], threading.Event()
+        self.seen, self.hold, self.held_seed = [], threading.Event(), None
         self.hold.set()
+        self._lock = threading.Lock()  # the worker's: one request after the other
+
+    def hold_seed(self, seed):
+        self.held_seed = seed
+        self.hold.clear()
 
     def run(self, request, on_progress=lambda progress: None, cancelled=lambda: False):
+        with self._lock:
+            return self._draw(request, on_progress, cancelled)
+
+    def _draw(self, request, on_progress, cancelled):
         self.seen.append(request.prompt)
         if request.prompt == "refused":
             raise BadRequest("There is no model called “x”; choose one of: y.")
         if request.prompt == "broken":
             raise RuntimeError("secret detail")
         for index in range(1, request.steps + 1):
-            if index == 2:
+            if index == 2 and self.held_seed in (None, request.seed):
                 while not self.hold.wait(0.02):
                     if cancelled():
                         raise Cancelled
@@ -53,7 +62,7 @@ def open_jobs(tmp_path, worker):
     def build():
         database = Database(tmp_path / "atelier.db")
         (tmp_path / "gallery").mkdir(exist_ok=True)
-        jobs = Jobs(worker, Gallery(tmp_path, database), database)
+        jobs = Jobs([worker], Gallery(tmp_path, database), database)
         opened.append(jobs)
         return jobs
 

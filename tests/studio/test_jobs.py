@@ -5,10 +5,10 @@ import sqlite3
 import pytest
 
 from engines.errors import BadRequest
-from engines.requests import GenerateRequest
+from engines.requests import GenerateRequest, alone
 from studio import images
 from studio.gallery import request_of
-from studio.jobs import FINAL
+from studio.jobs import ATTEMPTS, FINAL
 
 
 def request(prompt="a", **fields):
@@ -23,12 +23,13 @@ def test_jobs_run_in_order_and_leave_their_pictures(open_jobs, worker):
     jobs = open_jobs()
     submitted = [jobs.submit(request(prompt, count=2, seed=5)) for prompt in "abc"]
     states = [finish(jobs, job) for job in submitted]
-    assert worker.seen == ["a", "b", "c"]
+    assert worker.seen == ["a", "a", "b", "b", "c", "c"]
     for state, prompt in zip(states, "abc", strict=True):
         assert state.state == "done" and [entry.seed for entry in state.entries] == [5, 6]
+        asked = request(prompt, count=2, seed=5)
         for entry in state.entries:
             assert entry.prompt == prompt and entry.path.exists()
-            assert request_of(images.read_record(entry.path)) == request(prompt, count=2, seed=5)
+            assert request_of(images.read_record(entry.path)) == alone(asked, entry.seed - 5)
 
 
 def test_what_is_asked_aside_leaves_nothing_behind(open_jobs, tmp_path):
@@ -59,7 +60,7 @@ def test_a_waiting_job_is_taken_out(open_jobs, worker):
     jobs = open_jobs()
     worker.hold.clear()
     first, second = jobs.submit(request("a")), jobs.submit(request("b"))
-    jobs.cancel(second)
+    jobs.stop(second)
     assert jobs.state(second).state == "cancelled"
     worker.hold.set()
     finish(jobs, first)
@@ -71,7 +72,7 @@ def test_cancelled_means_idle_and_the_next_job_runs(open_jobs, worker):
     worker.hold.clear()
     first, second = jobs.submit(request("a")), jobs.submit(request("b"))
     next(state for state in jobs.watch(first, every=0.1) if state.progress)
-    jobs.cancel(first)
+    jobs.stop(first)
     state = finish(jobs, first)
     worker.hold.set()
     assert state.state == "cancelled" and not state.entries
@@ -82,7 +83,7 @@ def test_a_finished_job_cannot_be_cancelled(open_jobs):
     jobs = open_jobs()
     job = jobs.submit(request())
     finish(jobs, job)
-    jobs.cancel(job)
+    jobs.stop(job)
     assert jobs.state(job).state == "done"
 
 
@@ -128,15 +129,20 @@ def test_what_waits_is_run_after_a_restart(open_jobs, worker):
     assert jobs.state(running).state in FINAL
 
 
-def test_a_job_that_ran_when_the_studio_was_killed_says_so(open_jobs, tmp_path):
+def test_a_job_that_takes_the_studio_down_is_not_begun_for_ever(open_jobs, tmp_path, worker):
     jobs = open_jobs()
     job = jobs.submit(request())
     finish(jobs, job)
     jobs.close()
-    with sqlite3.connect(tmp_path / "atelier.db") as connection:
-        connection.execute("UPDATE jobs SET state = 'running' WHERE id = ?", (job,))
-    state = open_jobs().state(job)
-    assert state.state == "failed" and "stopped while this was drawn" in state.error
+    for attempts, state in ((ATTEMPTS - 1, "done"), (ATTEMPTS, "failed")):
+        with sqlite3.connect(tmp_path / "atelier.db") as connection:
+            connection.execute("UPDATE jobs SET state = 'running', attempts = ? WHERE id = ?", (attempts, job))
+        jobs = open_jobs()
+        final = finish(jobs, job)
+        jobs.close()
+        assert final.state == state
+    assert f"stopped {ATTEMPTS} times while this was drawn" in final.error
+    assert worker.seen == ["a"]  # its picture was there each time
 
 
 def test_too_many_waiting_jobs_are_refused(open_jobs, worker, monkeypatch):
@@ -146,7 +152,7 @@ def test_too_many_waiting_jobs_are_refused(open_jobs, worker, monkeypatch):
     first = jobs.submit(request())
     next(state for state in jobs.watch(first, every=0.1) if state.progress)
     jobs.submit(request()), jobs.submit(request())
-    with pytest.raises(BadRequest, match="2 jobs are waiting"):
+    with pytest.raises(BadRequest, match="2 jobs of yours are waiting"):
         jobs.submit(request())
 
 

@@ -21,6 +21,8 @@ from engines.requests import (
 )
 from studio import images
 from studio import jobs as queue
+from studio.database import Database
+from studio.gallery import Gallery
 from studio.jobs import FINAL
 
 RED = Image.new("RGB", (16, 16), "red")
@@ -35,14 +37,14 @@ def submit(jobs, prompt="a fox", **values):
     return jobs.submit(GenerateRequest(prompt=prompt, **{"steps": 4} | values))
 
 
-def last(jobs, job):
+def last(jobs, job, **whose):
     """The final state of a job."""
-    return [*jobs.watch(job, every=0.05)][-1]
+    return [*jobs.watch(job, every=0.05, **whose)][-1]
 
 
-def begun(jobs, job):
+def begun(jobs, job, **whose):
     """The job, once its first step is done."""
-    next(state for state in jobs.watch(job, every=0.05) if state.progress)
+    next(state for state in jobs.watch(job, every=0.05, **whose) if state.progress)
     return job
 
 
@@ -78,7 +80,7 @@ def test_pictures_are_in_the_gallery_before_the_job_is_done(jobs, monkeypatch):
     final = last(jobs, submit(jobs, count=3, seed=7))
     assert seen == ["running"] * 3
     assert [entry.seed for entry in final.entries] == [7, 8, 9]
-    assert len(final.result.pictures) == 3 and final.seconds > 0
+    assert final.seconds > 0
 
 
 def test_tokens_drawn_anew_are_no_picture_yet_and_only_told(jobs, worker, monkeypatch):
@@ -123,7 +125,7 @@ def test_pictures_before_the_disk_was_full_are_kept(jobs, monkeypatch):
 
 
 def test_a_database_that_cannot_be_written_does_not_stop_the_queue(jobs, worker, monkeypatch):
-    def broken(*_):
+    def broken(*_, **__):
         raise sqlite3.OperationalError("database or disk is full")
 
     with monkeypatch.context() as patch:
@@ -164,8 +166,8 @@ def test_a_waiting_job_that_is_taken_out_moves_the_others_up(jobs, worker):
     begun(jobs, submit(jobs, "a"))
     ids = [submit(jobs, prompt) for prompt in "bcd"]
     assert [jobs.state(job).ahead for job in ids] == [1, 2, 3]
-    jobs.cancel(ids[0])
-    jobs.cancel("never was")
+    jobs.stop(ids[0])
+    jobs.stop("never was")
     assert [jobs.state(job).ahead for job in ids[1:]] == [1, 2]
     worker.hold.set()
     assert last(jobs, ids[2]).state == "done"
@@ -192,34 +194,40 @@ def test_a_change_is_told_at_once(jobs, worker):
     assert [*watcher][-1].state == "done"
 
 
-def test_the_pace_leaves_out_the_start_of_the_engine(jobs, worker, monkeypatch):
-    worker.hold.clear()
-    begun(jobs, submit(jobs))
-    clock, left = [100.0], []
-    with jobs._changed, monkeypatch.context() as patch:
-        patch.setattr(time, "monotonic", lambda: clock[0])
-        jobs._started, jobs._paced = 0.0, None
-        for index in (1, 2, 3):  # the first step after 100 seconds, then one every 2
-            jobs._progressed(Progress(index, 4))
-            left.append(jobs._running.seconds_left)
-            clock[0] += 2
+def run_of(count=1, steps=4):
+    request = GenerateRequest(prompt="a fox", steps=steps, count=count)
+    return queue.Run(queue.Job("id", "", request), worker=None)
+
+
+def test_the_pace_leaves_out_the_start_of_the_engine(monkeypatch):
+    run, clock, left = run_of(), [100.0], []
+    run.started = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    for index in (1, 2, 3):  # the first step after 100 seconds, then one every 2
+        run.progressed(Progress(index, 4))
+        left.append(run.seconds_left)
+        clock[0] += 2
     assert left == [300, 4, 2]
 
 
-def test_a_task_may_tell_that_nothing_is_done_yet(jobs, worker):
-    worker.hold.clear()
-    begun(jobs, submit(jobs))
-    jobs._paced = None
-    jobs._progressed(Progress(0, 4))
-    assert jobs._running.seconds_left > 0
+def test_progress_is_that_of_all_pictures():
+    run = run_of(count=3)
+    run.piece = 1
+    run.progressed(Progress(2, 4))
+    assert run.progress == Progress(6, 12)
 
 
-def test_a_preview_stays_until_the_next(jobs, worker):
-    worker.hold.clear()
-    begun(jobs, submit(jobs))
-    jobs._progressed(Progress(2, 4, RED))
-    jobs._progressed(Progress(3, 4))
-    assert jobs._running.progress == Progress(3, 4, RED)
+def test_a_task_may_tell_that_nothing_is_done_yet():
+    run = run_of()
+    run.progressed(Progress(0, 4))
+    assert run.seconds_left > 0
+
+
+def test_a_preview_stays_until_the_next():
+    run = run_of()
+    run.progressed(Progress(2, 4, RED))
+    run.progressed(Progress(3, 4))
+    assert run.progress == Progress(3, 4, RED)
 
 
 def test_a_vanished_watcher_does_not_disturb_the_job(jobs, worker):
@@ -246,11 +254,172 @@ def test_many_watchers_see_one_end(jobs, worker):
     assert all(state.state not in FINAL for states in ends for state in states[:-1])
 
 
-def test_closing_stops_what_runs_and_leaves_what_waits(open_jobs, worker):
+def test_closing_stops_what_runs_and_leaves_it_for_the_next_start(open_jobs, worker):
     jobs = open_jobs()
     worker.hold.clear()
-    running = begun(jobs, submit(jobs, "a"))
-    waiting = submit(jobs, "b")
+    running, waiting = begun(jobs, submit(jobs, "a")), submit(jobs, "b")
     jobs.close()
-    assert jobs.state(running).state == "cancelled"
-    assert jobs.state(waiting).state == "waiting" and worker.seen == ["a"]
+    assert worker.seen == ["a"]
+    worker.hold.set()
+    jobs = open_jobs()
+    assert [last(jobs, job).state for job in (running, waiting)] == ["done", "done"]
+    assert worker.seen == ["a", "a", "b"]
+
+
+# ---------------------------------------------------------------- stop, finish, skip
+
+
+def until(jobs, job, right):
+    return next(state for state in jobs.watch(job, every=0.05) if right(state))
+
+
+@pytest.mark.parametrize(("verb", "state", "seeds"), [
+    ("stop", "cancelled", [1]),
+    ("finish", "done", [1, 2]),
+    ("skip", "done", [1, 3, 4]),
+])  # fmt: skip
+def test_the_three_verbs_keep_what_is_finished(jobs, worker, verb, state, seeds):
+    worker.hold_seed(2)
+    job = submit(jobs, count=4, seed=1)
+    until(jobs, job, lambda state: state.progress and state.progress.index == 5)
+    getattr(jobs, verb)(job)
+    if verb == "finish":
+        worker.hold.set()
+    final = last(jobs, job)
+    assert (final.state, [entry.seed for entry in final.entries]) == (state, seeds)
+    assert last(jobs, submit(jobs)).state == "done"
+
+
+def test_pictures_are_told_one_after_the_other(jobs, worker):
+    worker.hold_seed(3)
+    job = submit(jobs, count=4, seed=1)
+    state = until(jobs, job, lambda state: state.progress and state.progress.index == 9)
+    assert [entry.seed for entry in state.entries] == [1, 2]
+    assert state.progress == Progress(9, 16)
+    worker.hold.set()
+    assert len(last(jobs, job).entries) == 4
+
+
+# ---------------------------------------------------------------- turns
+
+
+def test_users_take_turns_and_one_who_floods_holds_nobody_up(jobs, worker, monkeypatch):
+    monkeypatch.setattr(queue, "MAX_WAITING", 5)
+    worker.hold.clear()
+    first = submit_as(jobs, "flood", "f0")
+    begun(jobs, first, user="flood")
+    flood = [submit_as(jobs, "flood", f"f{i}") for i in range(1, 6)]
+    with pytest.raises(BadRequest, match="5 jobs of yours"):
+        submit_as(jobs, "flood", "too many")
+    others = [submit_as(jobs, user, f"{user}{i}") for i in range(2) for user in ("ann", "bo")]
+    assert jobs.state(flood[0], "flood").ahead == 3  # the one at work, and a turn of ann and of bo
+    assert [jobs.state(job, user).ahead for job, user in zip(others, ("ann", "bo") * 2, strict=True)] == [1, 2, 4, 5]
+    worker.hold.set()
+    for job in flood:
+        last(jobs, job, user="flood")
+    assert worker.seen == ["f0", "ann0", "bo0", "f1", "ann1", "bo1", "f2", "f3", "f4", "f5"]
+
+
+def submit_as(jobs, user, prompt):
+    return jobs.submit(GenerateRequest(prompt=prompt, steps=4), user)
+
+
+def test_of_another_user_a_job_never_was(jobs, worker):
+    worker.hold.clear()
+    running, waiting = submit_as(jobs, "ann", "a"), submit_as(jobs, "ann", "b")
+    begun(jobs, running, user="ann")
+    for job in (running, waiting):
+        for verb in (jobs.stop, jobs.finish, jobs.skip):
+            verb(job, "bo")
+        jobs.hold(job, user="bo")
+        jobs.move(job, -1, "bo")
+        for asked in (jobs.state, jobs.again):
+            with pytest.raises(BadRequest, match="no such job"):
+                asked(job, "bo")
+    assert jobs.listed("bo") == []
+    worker.hold.set()
+    assert [last(jobs, job, user="ann").state for job in (running, waiting)] == ["done", "done"]
+    assert [state.prompt for state in jobs.listed("ann")] == ["b", "a"]
+    with pytest.raises(BadRequest, match="no such job"):
+        jobs.state(running, "bo")
+
+
+def test_two_workers_draw_two_jobs_at_a_time(tmp_path, worker):
+    pair = worker, type(worker)()
+    for one in pair:
+        one.hold.clear()
+    database = Database(tmp_path / "two.db")
+    jobs = queue.Jobs(pair, Gallery(tmp_path, database), database)
+    ids = [submit(jobs, prompt) for prompt in "abc"]
+    for job in ids[:2]:
+        begun(jobs, job)
+    assert jobs.state(ids[2]).ahead == 2 and sorted(pair[0].seen + pair[1].seen) == ["a", "b"]
+    for one in pair:
+        one.hold.set()
+    assert [last(jobs, job).state for job in ids] == ["done"] * 3
+    jobs.close()
+
+
+# ---------------------------------------------------------------- order, holding, trying again
+
+
+def test_waiting_jobs_are_moved_held_and_let_go(open_jobs, worker):
+    jobs = open_jobs()
+    worker.hold.clear()
+    begun(jobs, submit(jobs, "a"))
+    b, c, d, e = (submit(jobs, prompt) for prompt in "bcde")
+    jobs.move(d, -2)
+    jobs.move(b, -9)
+    jobs.hold(c)
+    assert [jobs.state(job).ahead for job in (b, d, e)] == [1, 2, 3] and jobs.state(c).state == "held"
+    jobs.close()  # and all of it is found again
+    jobs = open_jobs()
+    assert [jobs.state(job).state for job in (b, c, d, e)] == ["waiting", "held", "waiting", "waiting"]
+    worker.hold.set()
+    last(jobs, e)
+    jobs.hold(c, False)
+    assert last(jobs, c).state == "done"
+    assert worker.seen == ["a", "a", "b", "d", "e", "c"]
+
+
+def test_an_earlier_job_is_queued_again(jobs, worker):
+    failed = submit(jobs, "refused")
+    assert last(jobs, failed).state == "failed"
+    assert last(jobs, jobs.again(failed)).state == "failed"
+    assert worker.seen == ["refused"] * 2
+    assert [(state.state, state.task) for state in jobs.listed()] == [("failed", "generate")] * 2
+
+
+def test_looks_come_between_two_pictures(jobs, worker):
+    worker.hold_seed(1)
+    job = submit(jobs, count=2, seed=1)
+    begun(jobs, job)
+    looks = []
+    look = threading.Thread(target=lambda: looks.append(jobs.aside(GenerateRequest(prompt="look", steps=1, seed=9))))
+    look.start()
+    while not jobs._aside[worker]:
+        time.sleep(0.01)
+    worker.hold.set()
+    last(jobs, job)
+    look.join(30)
+    assert worker.seen == ["a fox", "look", "a fox"] and len(looks) == 1
+
+
+# ---------------------------------------------------------------- how long it will take
+
+
+def test_the_time_is_told_from_what_was_measured(jobs, worker):
+    request = GenerateRequest(prompt="a", steps=10, count=2, width=128, height=64)
+    assert jobs.estimate(request) is None
+    jobs._paces["", "dpmpp_2m"] = 1e-5
+    assert jobs.estimate(request) == pytest.approx(2 * 10 * 128 * 64 * 2 * 1e-5)  # with guidance, each step looks twice
+    worker.hold.clear()
+    running, waiting = begun(jobs, submit(jobs, "a")), submit(jobs, "b")
+    left, own = jobs.state(running).seconds_left, jobs.estimate(GenerateRequest(prompt="b", steps=4))
+    assert jobs.state(waiting).seconds_left == pytest.approx(left + own)
+
+
+def test_drawing_measures_the_pace(jobs, worker):
+    last(jobs, submit(jobs))
+    assert jobs.estimate(GenerateRequest(prompt="a")) > 0
+    assert jobs.estimate(GenerateRequest(prompt="a", sampler="heun")) is None

@@ -1,6 +1,7 @@
 """What a kill, a lost database or a stranger's file leaves behind, and what the next start makes of it."""
 
 import json
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from engines import requests
 from engines.errors import BadRequest
 from engines.requests import GenerateRequest, ReconstructRequest
 from studio import images
-from studio.database import Database
+from studio.database import MIGRATIONS, Database
 from studio.gallery import Gallery, request_of
 from studio.home import open_home
 
@@ -135,18 +136,18 @@ KILLED = """
 import sys
 from pathlib import Path
 from engines.requests import GenerateRequest
-from studio.database import Database
+from studio.database import MIGRATIONS, Database
 from studio.gallery import Gallery
 from studio.jobs import Jobs
 from tests.studio.conftest import StandIn
 home, worker = Path(sys.argv[1]), StandIn()
 database = Database(home / "atelier.db")
-jobs = Jobs(worker, Gallery(home, database), database)
+jobs = Jobs([worker], Gallery(home, database), database)
 done = jobs.submit(GenerateRequest(prompt="done", count=2))
 list(jobs.watch(done))
-worker.hold.clear()
-running = jobs.submit(GenerateRequest(prompt="running"))
-next(state for state in jobs.watch(running) if state.progress)
+worker.hold_seed(6)
+running = jobs.submit(GenerateRequest(prompt="running", count=3, steps=4, seed=5))
+next(state for state in jobs.watch(running) if state.progress and state.progress.index == 5)
 print(done, running, *[jobs.submit(GenerateRequest(prompt=prompt)) for prompt in "ab"], flush=True)
 sys.stdin.read()
 """
@@ -160,14 +161,41 @@ def test_a_kill_loses_nothing_that_was_committed(tmp_path, open_jobs, worker):
     before = jobs.state(done)
     assert before.state == "done" and len(before.entries) == 2 and before.result is None
     assert all(images.read_picture(entry.path).size == (16, 16) for entry in before.entries)
-    assert jobs.state(running).state == "failed" and jobs.state(running).error.endswith("to draw it again.")
+    resumed = [*jobs.watch(running)][-1]
+    assert resumed.state == "done" and [entry.seed for entry in resumed.entries] == [5, 6, 7]
     assert [[*jobs.watch(job)][-1].state for job in waiting] == ["done", "done"]
-    assert worker.seen == ["a", "b"]
+    assert worker.seen == ["running", "running", "a", "b"]  # the picture that was finished is not drawn again
+
+
+def test_what_goes_on_after_a_kill_says_so(tmp_path, open_jobs, worker):
+    killed = python(KILLED, tmp_path)
+    _, running, *_ = killed.stdout.readline().split()
+    kill(killed)
+    worker.hold_seed(6)
+    states = open_jobs().watch(running, every=0.05)
+    assert all(next(states).resumed for _ in range(3))
+
+
+def test_a_database_of_the_version_before_is_brought_up_and_a_newer_one_refused(tmp_path):
+    path = tmp_path / "atelier.db"
+    with sqlite3.connect(path) as connection:
+        connection.executescript(MIGRATIONS[0])
+        request = requests.to_json(GenerateRequest(prompt="a"))
+        connection.execute("INSERT INTO jobs VALUES ('old', 1, 'waiting', ?, '')", (request,))
+    (row,) = Database(path)().execute("SELECT * FROM jobs").fetchall()
+    assert (row["id"], row["user"], row["place"], row["held"], row["attempts"]) == ("old", "", 1, 0, 0)
+    assert Database(path)().execute("PRAGMA user_version").fetchone()[0] == len(MIGRATIONS)
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 999")
+    with pytest.raises(BadRequest, match="newer Atelier"):
+        Database(path)
 
 
 def test_a_waiting_request_of_another_version_fails_with_a_sentence(tmp_path, open_jobs):
     with Database(tmp_path / "atelier.db")() as connection:
-        connection.execute("INSERT INTO jobs VALUES ('old', 1, 'waiting', '{\"task\": \"sculpt\"}', '')")
+        connection.execute(
+            "INSERT INTO jobs (id, created, state, request) VALUES ('old', 1, 'waiting', '{\"task\": \"sculpt\"}')"
+        )
     jobs = open_jobs()
     assert jobs.state("old").state == "failed" and jobs.state("old").error.endswith(".")
     assert [*jobs.watch(jobs.submit(GenerateRequest(prompt="a")))][-1].state == "done"

@@ -10,8 +10,8 @@ from PIL import Image
 
 from engines import tensors
 from engines.errors import BadPicture, BadRequest, Cancelled
-from engines.requests import ORDERS, SAMPLERS, SCHEDULES
-from engines.tasks.generate import alone, generate
+from engines.requests import ORDERS, SAMPLERS, SCHEDULES, alone
+from engines.tasks.generate import generate
 from tests import tiny
 from tests.tiny import request
 
