@@ -1,5 +1,6 @@
 """The studio's SQLite file: one connection a thread, and a transaction is a `with` block."""
 
+import re
 import sqlite3
 import threading
 
@@ -25,7 +26,24 @@ MIGRATIONS = (  # what each version of the file adds to the one before; never ch
     CREATE INDEX jobs_by_user ON jobs (user, state, created);
     CREATE INDEX pictures_by_job ON pictures (job);
     """,
+    """
+    ALTER TABLE pictures ADD COLUMN user TEXT NOT NULL DEFAULT '';
+    ALTER TABLE pictures ADD COLUMN model TEXT NOT NULL DEFAULT '';
+    ALTER TABLE pictures ADD COLUMN board TEXT NOT NULL DEFAULT '';
+    ALTER TABLE pictures ADD COLUMN starred INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE pictures ADD COLUMN deleted REAL;
+    UPDATE pictures SET model = COALESCE(json_extract(record, '$.request.model'), '');
+    CREATE INDEX pictures_by_time ON pictures (user, created);
+    CREATE VIRTUAL TABLE words USING fts5 (id UNINDEXED, text);
+    INSERT INTO words SELECT id, spaced(prompt) FROM pictures;
+    """,
 )
+CHINESE = re.compile(r"([\u3400-\u9fff])")
+
+
+def spaced(text):
+    """`text` with each Chinese character a word of its own: SQLite's index knows words by the space between them."""
+    return CHINESE.sub(r" \1 ", text)
 
 
 class Database:
@@ -47,6 +65,7 @@ class Database:
         if not hasattr(self._local, "connection"):
             connection = sqlite3.connect(self.path, timeout=30)
             connection.row_factory = sqlite3.Row
+            connection.create_function("spaced", 1, spaced, deterministic=True)
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")  # what is committed outlives a loss of power
             self._local.connection = connection

@@ -1,17 +1,28 @@
 """Pictures and their provenance: PNG files that hold their own record, and a table of them."""
 
 import datetime
+import functools
+import hashlib
 import json
 import logging
+import re
 import secrets
 import sqlite3
 import time
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
 from engines import requests
 from engines.errors import BadPicture
-from studio import images
+from studio import images, parameters
+from studio.database import spaced
+
+THUMBNAIL = 256  # pixels of the longer side
+DAY = 24 * 3600
+KEPT = DAY  # seconds in which a deletion can be undone
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +38,28 @@ class Entry:
     seed: int | None
     prompt: str
     created: float  # seconds since 1970
-    record: dict
+    user: str = ""
+    model: str = ""
+    board: str = ""  # what the artist has put it under
+    starred: bool = False
+
+    @functools.cached_property
+    def record(self):
+        """How it was made, as its file tells."""
+        return images.read_record(self.path)
+
+
+@dataclass(frozen=True)
+class Search:
+    """Which pictures are looked for; what is left empty does not matter."""
+
+    words: str = ""  # all of them, whole or begun, in any order
+    task: str = ""
+    model: str = ""
+    board: str = ""
+    starred: bool = False
+    since: float | None = None  # seconds since 1970
+    until: float | None = None
 
 
 def request_of(record):
@@ -35,68 +67,172 @@ def request_of(record):
     return requests.from_json(json.dumps(record["request"]))
 
 
+def compared(one, other):
+    """All that two records say of how their pictures were made: a list of `(name, value, other value)`."""
+    flat = [_flat(record) for record in (one, other)]
+    names = dict.fromkeys([*flat[0], *flat[1]])
+    return [(name, flat[0].get(name, ""), flat[1].get(name, "")) for name in names]
+
+
+def _flat(record):
+    request = dict(record["request"])
+    for name in ("image", "mask", "tokens"):  # told apart by their hash
+        if request.get(name):
+            request[name] = hashlib.sha256(request[name].encode()).hexdigest()[:12]
+    made = {name: record.get(name, "") for name in ("model_sha256", "device", "precision")}
+    return request | made | record.get("versions", {})
+
+
 class Gallery:
     """The pictures under `home/gallery`; a picture is a file first and a row after, so that none is lost.
 
-    When a gallery is opened, files without a row get one from the record inside them, and rows without
-    a file go.
+    When a gallery is opened, files without a row get one from the record inside them, rows without a file
+    go, and what was deleted a day ago goes for good. Users see and change pictures of their own alone.
     """
 
     def __init__(self, home, database):
-        self.folder = Path(home) / "gallery"
+        self.folder, self.thumbnails = Path(home) / "gallery", Path(home) / "thumbnails"
         self._database = database
         self._recover()
 
-    def add(self, image, record, seed=None, job=""):
+    # ------------------------------------------------------------ in
+
+    def add(self, image, record, seed=None, job="", user=""):
         """Keep a picture; returns its `Entry` once file and row are safe. Raises `OSError` if the disk refuses."""
         number = secrets.token_hex(8)
         path = self.folder / datetime.date.today().isoformat() / f"{number}.png"
         record = record | {"seed": seed, "job": job}
         images.write_png(path, image, record)
-        return self._insert(number, path, record, seed, job, time.time())
+        return self._insert(number, path, record, seed, job, time.time(), user)
 
-    def get(self, number):
+    def take_in(self, source, user=""):
+        """Keep the picture of a PNG file with the settings that it holds, ours or another studio's.
+
+        Returns its `Entry` and the names of settings that have no place here. Raises `BadPicture` for what is
+        no picture or holds no settings.
+        """
+        image, lost = images.read_picture(source), []
+        try:
+            record = images.read_record(source)
+        except BadPicture:
+            request, lost = parameters.read(images.read_texts(source))
+            record = {"request": json.loads(requests.to_json(request)), "imported": True, "seed": request.seed}
+        return self.add(image, record, record.get("seed"), user=user), lost
+
+    # ------------------------------------------------------------ out
+
+    def get(self, number, user=""):
         """The `Entry` of that id, or None."""
-        rows = self._select("WHERE id = ?", (number,))
+        rows = self._select("WHERE id = ? AND user = ? AND deleted IS NULL", (number, user))
         return rows[0] if rows else None
 
     def of_job(self, job):
         """The entries of one job, in the order they were made."""
-        return tuple(self._select("WHERE job = ? ORDER BY created, rowid", (job,)))
+        return tuple(self._select("WHERE job = ? AND deleted IS NULL ORDER BY created, rowid", (job,)))
 
-    def recent(self, limit, offset=0, task="generate"):
+    def recent(self, limit, offset=0, task="generate", user=""):
         """Up to `limit` entries of a task, newest first, after the newest `offset`."""
-        return self._select("WHERE task = ? ORDER BY created DESC, rowid DESC LIMIT ? OFFSET ?", (task, limit, offset))
+        return self.find(Search(task=task), limit, offset, user)
+
+    def find(self, search, limit, offset=0, user=""):
+        """Up to `limit` entries that a `Search` finds, newest first, after the newest `offset`."""
+        where, values = _where(search, user)
+        rest = f"WHERE {where} ORDER BY created DESC, rowid DESC LIMIT ? OFFSET ?"
+        return self._select(rest, (*values, limit, offset))
+
+    def count(self, search, user=""):
+        """How many pictures a `Search` finds."""
+        where, values = _where(search, user)
+        with self._database() as connection:
+            return connection.execute(f"SELECT COUNT(*) FROM pictures WHERE {where}", values).fetchone()[0]
+
+    def names(self, column, user=""):
+        """What there is in a column, `model` or `board`, in order; the empty name is left out."""
+        with self._database() as connection:
+            rows = connection.execute(
+                f"SELECT DISTINCT {column} AS name FROM pictures "
+                f"WHERE user = ? AND deleted IS NULL AND {column} != '' ORDER BY {column}",
+                (user,),
+            ).fetchall()
+        return [row["name"] for row in rows]
+
+    def thumbnail(self, entry):
+        """The path of a small WebP of an entry's picture; it is made once."""
+        path = self.thumbnails / f"{entry.id}.webp"
+        if not path.exists():
+            with Image.open(entry.path, formats=("PNG",)) as image:
+                image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+                images.write_bytes(path, images.encoded(image, "WEBP", quality=85))
+        return path
+
+    def zipped(self, numbers, stream, user=""):
+        """Write the pictures of those ids, as they are, into a binary stream as a ZIP file."""
+        with zipfile.ZipFile(stream, "w") as archive:  # PNG is compressed already
+            for number in numbers:
+                entry = self.get(number, user)
+                if entry:
+                    archive.write(entry.path, f"{entry.id}.png")
+
+    # ------------------------------------------------------------ what is changed
+
+    def star(self, numbers, starred=True, user=""):
+        """Give pictures a star, or take it."""
+        self._update("starred = ?", (int(starred),), numbers, user)
+
+    def put(self, numbers, board, user=""):
+        """Put pictures under a board; the empty name takes them from theirs."""
+        self._update("board = ?", (board.strip(),), numbers, user)
+
+    def delete(self, numbers, user=""):
+        """Take pictures out of the gallery; for a day they can be brought back."""
+        self._update("deleted = ?", (time.time(),), numbers, user)
+
+    def restore(self, numbers, user=""):
+        """Bring deleted pictures back."""
+        self._update("deleted = NULL", (), numbers, user)
+
+    def _update(self, what, values, numbers, user):
+        with self._database() as connection:
+            connection.executemany(
+                f"UPDATE pictures SET {what} WHERE id = ? AND user = ?",
+                [(*values, number, user) for number in numbers],
+            )
+
+    # ------------------------------------------------------------ rows
 
     def _select(self, rest, values):
         with self._database() as connection:
-            rows = connection.execute(f"SELECT * FROM pictures {rest}", values).fetchall()
+            rows = connection.execute(
+                f"SELECT id, job, path, task, seed, prompt, created, user, model, board, starred FROM pictures {rest}",
+                values,
+            ).fetchall()
         return [
-            Entry(**dict(row) | {"path": self.folder / row["path"], "record": json.loads(row["record"])})
-            for row in rows
+            Entry(**dict(row) | {"path": self.folder / row["path"], "starred": bool(row["starred"])}) for row in rows
         ]
 
-    def _insert(self, number, path, record, seed, job, created):
+    def _insert(self, number, path, record, seed, job, created, user=""):
         request = record["request"]
-        entry = Entry(number, job, path, request["task"], seed, request.get("prompt", ""), created, record)
+        prompt, model = request.get("prompt", ""), request.get("model", "")
+        entry = Entry(number, job, path, request["task"], seed, prompt, created, user, model)
         with self._database() as connection:
             connection.execute(
-                "INSERT INTO pictures (id, job, path, task, seed, prompt, created, record) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (number, job, path.relative_to(self.folder).as_posix(), entry.task, seed, entry.prompt, created,
+                "INSERT INTO pictures (id, job, path, task, seed, prompt, created, user, model, record) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (number, job, path.relative_to(self.folder).as_posix(), entry.task, seed, prompt, created, user, model,
                  json.dumps(record, ensure_ascii=False)),
             )  # fmt: skip
+            connection.execute("INSERT INTO words (id, text) VALUES (?, spaced(?))", (number, prompt))
         return entry
 
     def _recover(self):
         for part in self.folder.rglob("*.part"):
             part.unlink()
+        self._purge()
         files = {path.stem: path for path in self.folder.rglob("*.png")}
         with self._database() as connection:
             rows = connection.execute("SELECT id, path FROM pictures").fetchall()
-            known = {row["id"] for row in rows if files.get(row["id"]) == self.folder / row["path"]}
-            gone = [(row["id"],) for row in rows if row["id"] not in known]
-            connection.executemany("DELETE FROM pictures WHERE id = ?", gone)
+        known = {row["id"] for row in rows if files.get(row["id"]) == self.folder / row["path"]}
+        self._forget([row["id"] for row in rows if row["id"] not in known])
         for number in files.keys() - known:
             path = files[number]
             try:
@@ -104,3 +240,38 @@ class Gallery:
                 self._insert(number, path, record, record.get("seed"), record.get("job", ""), path.stat().st_mtime)
             except (BadPicture, KeyError, ValueError, OverflowError, sqlite3.Error) as error:
                 log.warning("%s is left where it lies: %r", path, error)  # not one of ours, or damaged
+
+    def _purge(self):
+        # what was deleted long enough ago: the file first, so that a kill between leaves a row without one
+        gone = self._select("WHERE deleted < ?", (time.time() - KEPT,))
+        for entry in gone:
+            entry.path.unlink(missing_ok=True)
+            (self.thumbnails / f"{entry.id}.webp").unlink(missing_ok=True)
+        self._forget([entry.id for entry in gone])
+
+    def _forget(self, numbers):
+        with self._database() as connection:
+            for table in ("pictures", "words"):
+                connection.executemany(f"DELETE FROM {table} WHERE id = ?", [(number,) for number in numbers])
+
+
+def _where(search, user):
+    # a search as the condition of a query, and its values
+    conditions = {
+        "user = ?": user,
+        "id IN (SELECT id FROM words WHERE words MATCH ?)": _match(search.words),
+        "task = ?": search.task,
+        "model = ?": search.model,
+        "board = ?": search.board,
+        "starred = ?": int(search.starred),
+        "created >= ?": search.since,
+        "created < ?": search.until,
+    }
+    asked = {condition: value for condition, value in conditions.items() if value or condition == "user = ?"}
+    return " AND ".join([*asked, "deleted IS NULL"]), tuple(asked.values())
+
+
+def _match(words):
+    # each word as a phrase of FTS5 that may go on: quoted, nothing in it is an operator
+    phrases = [" ".join(re.findall(r"\w+", spaced(word))) for word in words.split()]
+    return " ".join(f'"{phrase}"*' for phrase in phrases if phrase)

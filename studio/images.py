@@ -13,6 +13,7 @@ from PIL import ExifTags, Image, PngImagePlugin
 
 from engines.errors import BadPicture
 from engines.requests import MAX_PIXELS
+from studio import parameters
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MIN_SIDE = 8
@@ -61,10 +62,15 @@ def source_bytes(source, max_side):
     return png_bytes(image)
 
 
+def read_texts(source):
+    """The texts inside a PNG by their names; none for other formats."""
+    with _open(source) as image, _decoding():
+        return dict(getattr(image, "text", {}))
+
+
 def read_record(source):
     """The record inside a PNG of this studio. Raises `BadPicture` if there is none."""
-    with _open(source) as image, _decoding():
-        text = getattr(image, "text", {}).get(RECORD)
+    text = read_texts(source).get(RECORD)
     try:
         record = json.loads(text)
         if isinstance(record["request"], dict):
@@ -81,21 +87,27 @@ def data_url(image):
 
 def png_bytes(image):
     """The picture as PNG."""
+    return encoded(image, "PNG")
+
+
+def encoded(image, form, **options):
+    """The picture as a file of the format `form`; the `options` are Pillow's."""
     stream = io.BytesIO()
-    image.save(stream, "PNG")
+    image.save(stream, form, **options)
     return stream.getvalue()
 
 
 def write_png(path, image, record):
-    """Write a PNG with its `record` inside: a temporary file, synced, then renamed.
+    """Write a PNG with its `record` inside, and its settings as A1111 writes them: synced, then renamed.
 
     Raises `OSError` if the disk refuses; what was half written is gone then, and an older file is as it was.
     """
     text = PngImagePlugin.PngInfo()
     text.add_itxt(RECORD, json.dumps(record, ensure_ascii=False))
-    stream = io.BytesIO()
-    image.save(stream, "PNG", pnginfo=text)
-    write_bytes(path, stream.getvalue())
+    for_others = parameters.to_text(record)
+    if for_others:
+        text.add_itxt("parameters", for_others)
+    write_bytes(path, encoded(image, "PNG", pnginfo=text))
 
 
 def write_bytes(path, data):

@@ -405,15 +405,15 @@ class Jobs:
                 return None
             raise
         with _on_disk(run.job.id):
-            self._keep(run.job.id, result)
+            self._keep(run.job, result)
         return result
 
     def _keep(self, job, result):
         if isinstance(result, requests.GenerateResult):
             for picture in result.pictures:
-                self._gallery.add(picture.image, picture.record, picture.seed, job)
+                self._gallery.add(picture.image, picture.record, picture.seed, job.id, job.user)
         elif isinstance(result, requests.ReconstructResult):
-            self._gallery.add(result.reconstruction, result.record, job=job)
+            self._gallery.add(result.reconstruction, result.record, job=job.id, user=job.user)
 
     # ------------------------------------------------------------ rows
 

@@ -13,10 +13,10 @@ os.environ["GRADIO_TEMP_DIR"] = TEMPORARY.name
 import gradio as gr  # noqa: E402
 
 from studio.security import Guard  # noqa: E402
-from studio.tabs import generate, reconstruct  # noqa: E402
+from studio.tabs import gallery, generate, reconstruct  # noqa: E402
 from studio.texts import I18N, t  # noqa: E402
 
-TABS = {"generate": generate, "reconstruct": reconstruct}
+TABS = {"generate": generate, "reconstruct": reconstruct, "gallery": gallery}
 ASSETS = Path(__file__).parent.parent / "assets"
 MAX_UPLOAD = "64mb"
 HOUR = 3600
@@ -79,8 +79,9 @@ def build(studio):
         with gr.Tabs(elem_id="tabs") as tabs:
             parts = {}
             for name, tab in TABS.items():
-                with gr.Tab(t(name), id=name, elem_id=f"tab-{name}"):
+                with gr.Tab(t(name), id=name, elem_id=f"tab-{name}") as opened:
                     parts[name] = tab.draw(studio)
+                parts[name].tab = opened
         for name, tab in TABS.items():
             tab.wire(studio, parts[name], parts, tabs, demo)
     demo.queue(max_size=200, api_open=False, default_concurrency_limit=20)
@@ -103,7 +104,7 @@ def launch(demo, host, port, home, *, block=True):
         run_history=False,
         footer_links=[],
         max_file_size=MAX_UPLOAD,
-        allowed_paths=[str(Path(home) / "gallery")],
+        allowed_paths=[str(Path(home) / "gallery"), str(Path(home) / "thumbnails")],
         app_kwargs={"middleware": [Guard.middleware(host)]},
         theme=theme(),
         css_paths=[ASSETS / "style.css"],

@@ -107,6 +107,7 @@ def draw(studio):
         preview=preview, pictures=pictures, details=details,
         download=download, use_seed=use_seed, use_settings=use_settings, to_image=to_image,
         to_reconstruct=to_reconstruct, reuse=reuse,
+        form=[*fields.values(), image, noise_only, random_seed],
         job=gr.BrowserState("", storage_key="atelier-job", secret="atelier"), entries=gr.State([]), chosen=gr.State(0),
     )  # fmt: skip
 
@@ -219,23 +220,10 @@ def wire(studio, parts, parts_of, tabs, demo):
         return str(chosen(entries, index, request).path), gr.Accordion(open=True)
 
     def use_settings(entries, index, request: gr.Request):
-        return filled(chosen(entries, index, request).record, request)
+        return filled(studio, parts, chosen(entries, index, request).record, request)
 
     def read_settings(path, request: gr.Request):
-        return filled(images.read_record(path), request)
-
-    def filled(record, request):
-        made = gallery.request_of(record)
-        if not isinstance(made, GenerateRequest):
-            raise BadRequest(say(request, "not_generated"))
-        update = {component: getattr(made, name) for name, component in parts.fields.items()}
-        if made.model not in catalog(studio.home):  # the model that is chosen now stays
-            del update[parts.fields["model"]]
-        return update | {
-            parts.image: images.read_picture(made.image) if made.image else None,
-            parts.random_seed: False,
-            parts.noise_only: not made.prompt and not made.style,
-        }
+        return filled(studio, parts, images.read_record(path), request)
 
     follower = {
         "inputs": parts.job, "outputs": shown, "show_progress": "hidden", "concurrency_limit": None,
@@ -279,9 +267,23 @@ def wire(studio, parts, parts_of, tabs, demo):
     parts.to_image.click(
         guard(start_from), picked, [parts.image, parts.from_picture], show_progress="hidden", api_visibility="private"
     )
-    form = list(asked.values())
-    parts.use_settings.click(guard(use_settings), picked, form, show_progress="hidden", api_visibility="private")
-    parts.reuse.upload(guard(read_settings), parts.reuse, form, show_progress="hidden", api_visibility="private")
+    parts.use_settings.click(guard(use_settings), picked, parts.form, show_progress="hidden", api_visibility="private")
+    parts.reuse.upload(guard(read_settings), parts.reuse, parts.form, show_progress="hidden", api_visibility="private")
+
+
+def filled(studio, parts, record, request):
+    """The form filled with the settings of a recorded picture, as updates of `parts.form`."""
+    made = gallery.request_of(record)
+    if not isinstance(made, GenerateRequest):
+        raise BadRequest(say(request, "not_generated"))
+    update = {component: getattr(made, name) for name, component in parts.fields.items()}
+    if made.model not in catalog(studio.home):  # the model that is chosen now stays
+        del update[parts.fields["model"]]
+    return update | {
+        parts.image: images.read_picture(made.image) if made.image else None,
+        parts.random_seed: False,
+        parts.noise_only: not made.prompt and not made.style,
+    }
 
 
 def _draws_by_tokens(studio, model):

@@ -1,14 +1,18 @@
 """The gallery: a picture is never lost, and the table follows the files."""
 
+import io
 import json
+import time
+import zipfile
 
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from engines import requests
+from engines.errors import BadPicture
 from studio import images
 from studio.database import Database
-from studio.gallery import Gallery
+from studio.gallery import Gallery, Search, request_of
 
 RECORD = {"request": json.loads(requests.to_json(requests.GenerateRequest(prompt="红心")))}
 
@@ -57,3 +61,160 @@ def test_half_written_files_go_and_strangers_stay(open_gallery, tmp_path):
 def test_the_file_alone_holds_the_record(open_gallery):
     entry = add(open_gallery(), seed=4)
     assert images.read_record(entry.path) == RECORD | {"seed": 4, "job": "j"}
+
+
+# ---------------------------------------------------------------- searching
+
+
+def fill(gallery, *prompts, user="", **fields):
+    """A picture a prompt; returns their ids."""
+    ids = []
+    for prompt in prompts:
+        record = {"request": json.loads(requests.to_json(requests.GenerateRequest(prompt=prompt, **fields)))}
+        ids.append(gallery.add(Image.new("RGB", (16, 16)), record, seed=1, user=user).id)
+    return ids
+
+
+def found(gallery, user="", **search):
+    return [entry.prompt for entry in gallery.find(Search(**search), 100, user=user)][::-1]
+
+
+@pytest.mark.parametrize(("words", "prompts"), [
+    ("fox", ["a red fox", "foxglove, 3d"]),
+    ("FOX red", ["a red fox"]),
+    ("苹果", ["红苹果，扁平"]),
+    ("苹", ["红苹果，扁平"]),
+    ("果苹", []),
+    ("glove", []),
+    ('fox" OR "house', []),
+    ("fox) OR (NEAR", []),
+    ("*", ["a red fox", "foxglove, 3d", "a house", "红苹果，扁平"]),
+])  # fmt: skip
+def test_words_find_prompts(open_gallery, words, prompts):
+    gallery = open_gallery()
+    fill(gallery, "a red fox", "foxglove, 3d", "a house", "红苹果，扁平")
+    assert found(gallery, words=words) == prompts
+    assert gallery.count(Search(words=words)) == len(prompts)
+
+
+def test_filters_narrow_what_is_found(open_gallery):
+    gallery = open_gallery()
+    fox, house = fill(gallery, "fox", "house", model="a")
+    (tree,) = fill(gallery, "tree", model="b")
+    gallery.star([fox, tree])
+    gallery.put([house, tree], " best ")
+    assert found(gallery, starred=True) == ["fox", "tree"]
+    assert found(gallery, board="best") == ["house", "tree"]
+    assert found(gallery, model="a", board="best") == ["house"]
+    assert (gallery.names("model"), gallery.names("board")) == (["a", "b"], ["best"])
+    gallery.star([tree], False)
+    gallery.put([house], "")
+    assert found(gallery, starred=True) == ["fox"] and found(gallery, board="best") == ["tree"]
+    between = gallery.get(house).created
+    assert found(gallery, since=between) == ["house", "tree"] and found(gallery, until=between) == ["fox"]
+    assert found(gallery, task="reconstruct") == []
+
+
+def test_pictures_of_others_are_neither_found_nor_changed(open_gallery):
+    gallery = open_gallery()
+    (mine,), (theirs,) = fill(gallery, "mine", user="ann", model="m"), fill(gallery, "theirs", user="bo", model="t")
+    assert found(gallery, user="ann") == ["mine"] and found(gallery) == []
+    assert gallery.get(theirs, "ann") is None and gallery.names("model", "ann") == ["m"]
+    for change in (gallery.star, gallery.delete, lambda ids, user: gallery.put(ids, "x", user)):
+        change([theirs], user="ann")
+    entry = gallery.get(theirs, "bo")
+    assert (entry.starred, entry.board, entry.user) == (False, "", "bo")
+    stream = io.BytesIO()
+    gallery.zipped([mine, theirs], stream, "ann")
+    assert zipfile.ZipFile(stream).namelist() == [f"{mine}.png"]
+
+
+# ---------------------------------------------------------------- deleting
+
+
+def test_what_is_deleted_can_be_brought_back_for_a_day(open_gallery, monkeypatch):
+    gallery = open_gallery()
+    kept, gone = fill(gallery, "kept", "gone")
+    path = gallery.get(gone).path
+    gallery.delete([kept, gone])
+    assert found(gallery) == [] and found(gallery, words="gone") == [] and gallery.get(gone) is None
+    gallery.restore([kept])
+    assert found(gallery) == ["kept"]
+    assert open_gallery().get(kept) and path.exists()
+    small = gallery.thumbnails / f"{gone}.webp"
+    small.parent.mkdir(exist_ok=True)
+    small.write_bytes(b"")
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 25 * 3600)
+    assert found(open_gallery()) == ["kept"]
+    assert not path.exists() and not small.exists()
+    open_gallery().restore([gone])
+    assert found(open_gallery()) == ["kept"]
+
+
+# ---------------------------------------------------------------- files
+
+
+def test_a_thumbnail_is_small_and_made_once(open_gallery, tmp_path):
+    gallery = open_gallery()
+    entry = gallery.add(Image.linear_gradient("L").resize((600, 300)).convert("RGB"), RECORD)
+    path = gallery.thumbnail(entry)
+    with Image.open(path) as image:
+        assert image.size == (256, 128)
+        assert abs(image.convert("L").getpixel((128, 64)) - 128) < 6
+    path.write_bytes(b"made before")
+    assert gallery.thumbnail(entry).read_bytes() == b"made before"
+    assert open_gallery().recent(9) == [entry]  # and it is no picture of the gallery
+
+
+def test_a_zip_holds_the_files_as_they_are(open_gallery):
+    gallery = open_gallery()
+    ids, stream = fill(gallery, "a", "b"), io.BytesIO()
+    gallery.zipped([*ids, "never was"], stream)
+    with zipfile.ZipFile(stream) as archive:
+        assert {name: archive.read(name) for name in archive.namelist()} == {
+            f"{number}.png": gallery.get(number).path.read_bytes() for number in ids
+        }
+
+
+def test_a_file_of_ours_is_taken_in_with_all_that_it_knows(open_gallery):
+    gallery = open_gallery()
+    (number,) = fill(gallery, "a red fox", model="m")
+    first = gallery.get(number)
+    again, lost = gallery.take_in(first.path.read_bytes(), user="ann")
+    assert (again.prompt, again.model, again.seed, again.user, lost) == ("a red fox", "m", 1, "ann", [])
+    assert again.record["request"] == first.record["request"] and again.id != first.id
+    assert images.read_picture(again.path).tobytes() == images.read_picture(first.path).tobytes()
+
+
+def test_files_of_other_studios_are_taken_in(open_gallery):
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text("parameters", "a fox\nSteps: 9, Sampler: Euler, Seed: 77, Size: 64x64, Clip skip: 2")
+    entry, lost = open_gallery().take_in(images.encoded(Image.new("RGB", (64, 64), "teal"), "PNG", pnginfo=texts))
+    assert (entry.prompt, entry.seed, lost) == ("a fox", 77, ["Clip skip"])
+    made = request_of(entry.record)
+    assert (made.steps, made.sampler) == (9, "euler") and entry.record["imported"]
+    with pytest.raises(BadPicture, match="holds no settings"):
+        open_gallery().take_in(images.png_bytes(Image.new("RGB", (64, 64))))
+
+
+def test_others_read_the_settings_of_a_picture(open_gallery):
+    gallery = open_gallery()
+    (number,) = fill(gallery, "a fox", steps=7)
+    assert images.read_texts(gallery.get(number).path)["parameters"].startswith("a fox\nSteps: 7, Sampler: DPM++ 2M, ")
+
+
+# ---------------------------------------------------------------- many
+
+
+def test_a_page_of_many_pictures_reads_no_file_and_no_record(open_gallery, monkeypatch):
+    gallery = open_gallery()
+    fill(gallery, *(f"fox {i}" for i in range(30)))
+    monkeypatch.setattr(images, "read_record", lambda path: pytest.fail("read"))
+    assert len(gallery.find(Search(words="fox"), 24)) == 24
+    with gallery._database() as connection:
+        plan = connection.execute(
+            "EXPLAIN QUERY PLAN SELECT id FROM pictures WHERE user = '' AND deleted IS NULL "
+            "ORDER BY created DESC, rowid DESC LIMIT 24"
+        ).fetchall()
+    assert "pictures_by_time" in plan[0]["detail"]

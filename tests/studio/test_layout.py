@@ -130,8 +130,14 @@ STUDIO = SimpleNamespace(home=None)
 def entry(**fields):
     given = {"prompt": "a <b>fox</b>", "seed": 5, "steps": 9, "style": "flat", "model": "icons-diffusion"} | fields
     request = GenerateRequest(**given)
-    record = {"request": json.loads(requests.to_json(request))}
-    return Entry("1", "job", "1.png", "generate", 5, request.prompt, 0.0, record)
+    return told({"request": json.loads(requests.to_json(request))}, request.prompt)
+
+
+def told(record, prompt=""):
+    """An entry whose file tells that record."""
+    made = Entry("1", "job", "1.png", "generate", 5, prompt, 0.0)
+    vars(made)["record"] = record
+    return made
 
 
 def test_a_picture_says_what_it_was_drawn_from_and_markup_stays_text():
@@ -154,7 +160,7 @@ def test_a_picture_drawn_without_words_says_so():
 
 
 def test_a_record_of_another_version_leaves_the_line_empty():
-    strange = dataclasses.replace(entry(), record={"request": {"task": "generate", "colour": "red"}})
+    strange = told({"request": {"task": "generate", "colour": "red"}})
     assert generate.details(STUDIO, strange, ENGLISH) == ""
 
 

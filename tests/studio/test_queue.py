@@ -72,9 +72,9 @@ def test_a_job_is_a_row_before_it_runs(jobs, worker, monkeypatch):
 def test_pictures_are_in_the_gallery_before_the_job_is_done(jobs, monkeypatch):
     seen, add = [], jobs._gallery.add
 
-    def spied(image, record, seed, job):
+    def spied(image, record, seed, job, user):
         seen.append(jobs.state(job).state)
-        return add(image, record, seed, job)
+        return add(image, record, seed, job, user)
 
     monkeypatch.setattr(jobs._gallery, "add", spied)
     final = last(jobs, submit(jobs, count=3, seed=7))
