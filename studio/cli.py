@@ -95,7 +95,7 @@ def _parser():
     train.add_argument("--minutes", type=float, help="as many steps as fit into this time")
     train.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     train.add_argument("--first-stage", default="", help="the VQGAN whose latents or tokens are learned")
-    train.add_argument("--text", default="", help="the text encoder that a drawing model begins with")
+    train.add_argument("--text", default="", help="the model whose text encoder a drawing model begins with")
     train.add_argument("--from", dest="start", default="", help="the drawing model to go on from")
     train.add_argument("--lpips", default="", help="LPIPS weights (safetensors) for a VQGAN's perceptual loss")
     train.add_argument("--licence", default="", help="the licence of the weights, for the card")

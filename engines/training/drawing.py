@@ -16,17 +16,18 @@ EVERY_HELD_OUT = 250  # steps between two looks at the held-out loss
 class DrawingTrainer(CaptionedTrainer):
     """Learns to draw the pictures from their captions.
 
-    `clip` is a trained CLIP whose tokenizer and text encoder the model takes over and goes on training;
-    without one it learns words anew. `start` is a model to go on from. A subclass names its model class
-    and its net, and says how a new config is made, what the loss of a batch is and how to draw.
+    `reader` is a trained CLIP, or a model that draws, whose tokenizer and text encoder the model takes over
+    and goes on training; without one it learns words anew. `start` is a model to go on from. A subclass
+    names its model class and its net, and says how a new config is made, what the loss of a batch is and
+    how to draw.
     """
 
     model_class = None
     net = ""  # the attribute of the model that draws; the rest is its text encoder
 
-    def __init__(self, recipe, examples, first_stage, device="cpu", card=None, start=None, clip=None, report=None):
+    def __init__(self, recipe, examples, first_stage, device="cpu", card=None, start=None, reader=None, report=None):
         super().__init__(recipe, examples, first_stage, device, card, report)
-        self.model = self._model(start, clip).to(self.device)
+        self.model = self._model(start, reader).to(self.device)
         self.prepare(is_new=start is None)
         self.begin()
 
@@ -50,21 +51,21 @@ class DrawingTrainer(CaptionedTrainer):
         """Pictures `(B, 3, H, W)` of conditionings on words and on none, from seeds counting up from 0."""
         raise NotImplementedError
 
-    def _model(self, start, clip):
-        """A model to train: new, or with the net of `start`; its words those of `clip`, of `start`, or new."""
+    def _model(self, start, reader):
+        """A model to train: new, or with the net of `start`; its words those of `reader`, of `start`, or new."""
         if start is None:
             tokenizer, text = self.pictures.vocabulary()
-            if clip is not None:
-                tokenizer, text = clip.tokenizer, clip.config.text
+            if reader is not None:
+                tokenizer, text = reader.tokenizer, reader.config.text
             config = self.new_config(tokenizer.to_json(), text)
         else:
             config = start.config
-            if clip is not None:
-                config = replace(config, text=clip.config.text, tokenizer=clip.config.tokenizer)
+            if reader is not None:
+                config = replace(config, text=reader.config.text, tokenizer=reader.config.tokenizer)
         model = self.model_class(config, self.first_stage)
         if start is not None:
             getattr(model, self.net).load_state_dict(getattr(start, self.net).state_dict())
-        words = clip or start
+        words = reader or start
         if words is not None:
             model.text.load_state_dict(words.text.state_dict())
         return model

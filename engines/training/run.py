@@ -26,6 +26,7 @@ TAKES = {
 }
 SPELLED = {"first_stage": "first-stage", "start": "from"}
 DRAWERS = {"tokens": (TokenTrainer, "token-transformer"), "diffusion": (DiffusionTrainer, "latent-diffusion")}
+READERS = ("clip", *(family for _, family in DRAWERS.values()))  # families with a text encoder
 
 
 def train(
@@ -34,10 +35,10 @@ def train(
 ):  # fmt: skip
     """Train a model of `kind`, a key of PRESETS, on the pictures in `folder`; returns the steps done.
 
-    `first_stage` names the VQGAN whose latents or tokens the others learn, `text` the text encoder that a
-    model which draws begins with, `start` the model to go on from. `lpips` is the path of LPIPS weights
-    for a VQGAN's perceptual loss. `licence` and `command` go into the card. The rest is that of
-    `loop.train`.
+    `first_stage` names the VQGAN whose latents or tokens the others learn, `text` the model whose text
+    encoder a model that draws begins with, a CLIP or another that draws, `start` the model to go on from.
+    `lpips` is the path of LPIPS weights for a VQGAN's perceptual loss. `licence` and `command` go into the
+    card. The rest is that of `loop.train`.
     """
     if kind not in PRESETS:
         raise unknown("training", kind, PRESETS)
@@ -67,16 +68,16 @@ def train(
         trainer = CLIPTrainer(recipe, examples, _load(engine, first_stage, "reconstruct"), device, card, report)
     else:
         drawer, family = DRAWERS[kind]
-        begun = _load(engine, start, "generate", family) if start else None
-        needed = "vqgan" if kind == "tokens" else None
+        begun = _load(engine, start, "generate", (family,)) if start else None
+        needed = ("vqgan",) if kind == "tokens" else ()
         autoencoder = begun.first_stage if begun else _load(engine, first_stage, "reconstruct", needed)
-        clip = _load(engine, text, None, "clip") if text else None
-        trainer = drawer(recipe, examples, autoencoder, device, card, begun, clip, report)
+        words = _load(engine, text, None, READERS) if text else None
+        trainer = drawer(recipe, examples, autoencoder, device, card, begun, words, report)
     return loop.train(trainer, out, steps=steps, minutes=minutes, resume=resume, report=report)
 
 
-def _load(engine, name, task, family=None):
+def _load(engine, name, task, families=()):
     row = catalog.find(name, task, engine.home)
-    if family and row.family != family:
-        raise BadRequest(f"“{row.id}” is a {row.family} model; here it must be a {family} model.")
+    if families and row.family not in families:
+        raise BadRequest(f"“{row.id}” is a {row.family} model; here it must be a {' or '.join(families)} model.")
     return engine.load(row)

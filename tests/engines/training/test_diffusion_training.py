@@ -30,12 +30,12 @@ def test_a_run_may_start_from_a_model():
 
 
 @pytest.mark.parametrize("start", [None, tiny.latent_diffusion()], ids=["new", "going on"])
-def test_a_run_may_begin_with_a_trained_text_encoder(start):
-    clip = tiny.clip_trainer().model
-    trainer = tiny.diffusion_trainer(start=start, clip=clip)
-    for name, value in clip.text.state_dict().items():
+@pytest.mark.parametrize("reader", [tiny.clip_trainer().model, tiny.token_generator()], ids=["of CLIP", "of a model"])
+def test_a_run_may_begin_with_a_trained_text_encoder(start, reader):
+    trainer = tiny.diffusion_trainer(start=start, reader=reader)
+    for name, value in reader.text.state_dict().items():
         assert torch.equal(trainer.model.text.state_dict()[name], value), name
-    assert trainer.model.config.tokenizer == clip.config.tokenizer
+    assert trainer.model.config.tokenizer == reader.config.tokenizer
     before = trainer.model.text.text_model.embeddings.token_embedding.weight.clone()
     trainer.step(0, 1.0), trainer.step(1, 1.0)  # a new UNet is zero at its end, and passes nothing on at first
     assert not torch.equal(trainer.model.text.text_model.embeddings.token_embedding.weight, before)
@@ -44,7 +44,7 @@ def test_a_run_may_begin_with_a_trained_text_encoder(start):
 def test_a_text_encoder_of_another_width_is_refused():
     clip = tiny.clip_trainer(dataclasses.replace(tiny.CLIP_RECIPE, text_width=32)).model
     with pytest.raises(BadRequest, match="32 wide"):
-        tiny.diffusion_trainer(clip=clip)
+        tiny.diffusion_trainer(reader=clip)
 
 
 def test_the_denoiser_trains_mostly_at_high_noise(monkeypatch):

@@ -66,7 +66,7 @@ def test_a_run_is_only_continued_with_what_it_began_with(made, tmp_path):
     other = make()
     with torch.no_grad():
         other.first_stage.quantize.embedding.weight.neg_()
-    for stranger in (make(clip=clip), other):
+    for stranger in (make(reader=clip), other):
         with pytest.raises(BadRequest, match="began with another"):
             loop.train(stranger, tmp_path, steps=5, resume=True)
     assert loop.train(make(dataclasses.replace(recipe, rate=1e-5)), tmp_path, steps=5, resume=True) == 5

@@ -82,7 +82,7 @@ def test_embeddings_begin_alike_as_their_codes_are():
 
 def test_a_run_may_go_on_from_a_model_and_begin_with_a_text_encoder():
     start, clip = tiny.token_generator(), tiny.clip_trainer().model
-    trainer = tiny.token_trainer(start=start, clip=clip)
+    trainer = tiny.token_trainer(start=start, reader=clip)
     state = trainer.model.state_dict()
     assert all(torch.equal(state[f"transformer.{name}"], v) for name, v in start.transformer.state_dict().items())
     assert all(torch.equal(state[f"text.{name}"], v) for name, v in clip.text.state_dict().items())
@@ -94,7 +94,7 @@ def test_a_run_may_go_on_from_a_model_and_begin_with_a_text_encoder():
 def test_a_text_encoder_of_another_width_is_refused():
     clip = tiny.clip_trainer(dataclasses.replace(tiny.CLIP_RECIPE, text_width=32)).model
     with pytest.raises(BadRequest, match="32 wide"):
-        tiny.token_trainer(clip=clip)
+        tiny.token_trainer(reader=clip)
 
 
 def test_samples_are_eight_pictures():
