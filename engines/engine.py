@@ -10,13 +10,14 @@ import torch
 from engines import catalog, requests
 from engines.checkpoints import models
 from engines.errors import AtelierError
-from engines.runtime import choose_device
+from engines.runtime import PeakMemory, choose_device
 from engines.tasks.codebook import codebook
 from engines.tasks.generate import generate
+from engines.tasks.measure import measure
 from engines.tasks.reconstruct import reconstruct
 from engines.tasks.resample import resample
 
-# what a request asks for: the task that a model must be able to do, and its function
+# what a request asks of a model: the task that it must be able to do, and its function
 TASKS = {
     requests.GenerateRequest: ("generate", generate),
     requests.ReconstructRequest: ("reconstruct", reconstruct),
@@ -36,18 +37,21 @@ class Engine:
 
     def run(self, request, on_progress=None):
         """The result of `request`. Raises `AtelierError` with a sentence, or `Cancelled` from `on_progress`."""
+        if isinstance(request, requests.MeasureRequest):
+            return measure(request, self.device)
         task, function = TASKS[type(request)]
         row = catalog.find(request.model, task, self.home)
         model = self.load(row)
         request = dataclasses.replace(request, model=row.id)
         try:
-            result = function(request, model, on_progress)
+            with PeakMemory(self.device) as peak:
+                result = function(request, model, on_progress)
         except torch.OutOfMemoryError as error:
             raise AtelierError("The device ran out of memory; ask for fewer or smaller pictures.") from error
         finally:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-        return self._recorded(result, request, model.sha256)
+        return self._recorded(result, request, model.sha256, peak.bytes)
 
     def load(self, row):
         """The model of a row of the catalog, on the device; the latest few stay loaded."""
@@ -60,13 +64,14 @@ class Engine:
         self._loaded.move_to_end(key)
         return self._loaded[key]
 
-    def _recorded(self, result, request, sha256):
+    def _recorded(self, result, request, sha256, memory):
         def record(request):
             return {
                 "request": json.loads(requests.to_json(request)),
                 "model_sha256": sha256,
                 "device": self.device.type,
                 "precision": "float32",
+                "memory": memory,
                 "versions": {"atelier": requests.VERSION, "torch": importlib.metadata.version("torch")},
             }
 

@@ -1,8 +1,11 @@
 """What comparison and evaluation measure."""
 
+import itertools
 import math
 
 import torch
+import torch.nn.functional as F
+from torch import nn
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 
@@ -16,6 +19,39 @@ def ssim(x, y):
     """Mean structural similarity (Wang et al., 2004) of pictures `(B, 3, H, W)` in [-1, 1], each side at least 11."""
     return structural_similarity_index_measure(y, x, data_range=2.0).item()
 
+
+class RandomPerceptual(nn.Module):
+    """Distance of two pictures on the features of a fixed random convolutional network.
+
+    No weights are needed: a network with random weights already compares structure rather than
+    pixels (arXiv 2103.10571). Features are normalised over channels as in LPIPS (Zhang et al., 2018).
+    `(B, 3, H, W)` twice to a scalar. The same `seed` gives the same network everywhere.
+    """
+
+    def __init__(self, widths=(32, 64, 128), seed=0):
+        super().__init__()
+        draw = torch.Generator().manual_seed(seed)
+        self.stages = nn.ModuleList()
+        for before, after in itertools.pairwise((3, *widths)):
+            stage = nn.Conv2d(before, after, 5, stride=2, padding=2)
+            with torch.no_grad():
+                stage.weight.normal_(0, math.sqrt(2 / (25 * before)), generator=draw)
+                stage.bias.zero_()
+            self.stages.append(stage)
+        self.requires_grad_(False)
+
+    def features(self, x):
+        maps = []
+        for stage in self.stages:
+            x = F.relu(stage(x))
+            maps.append(x)
+        return maps
+
+    def forward(self, x, y):
+        distance = 0.0
+        for a, b in zip(self.features(x), self.features(y), strict=True):
+            distance = distance + (F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(1).mean()
+        return distance / len(self.stages)
 
 
 def kid(x, y):

@@ -7,7 +7,9 @@ included, and survives a trip through JSON: that is what a PNG keeps to be made 
 
 import base64
 import dataclasses
+import itertools
 import json
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -55,6 +57,7 @@ SUITED = {  # what suits each family of models that draw; the page offers it, an
 }
 
 MAX_PIXELS = 40_000_000
+MAX_CELLS = 100  # of a comparison
 
 VERSION = "0.1.0"
 
@@ -201,11 +204,72 @@ class CodebookRequest:
         _check(self)
 
 
+@dataclass(frozen=True)
+class MeasureRequest:
+    """How far two pictures of one size are from each other."""
+
+    image: bytes = _free(b"", "the first picture, as PNG")
+    other: bytes = _free(b"", "the second picture, as PNG")
+
+    def __post_init__(self):
+        _check(self)
+        if not self.image or not self.other:
+            raise BadRequest("Measuring needs two pictures; give both.")
+
+
+@dataclass(frozen=True)
+class CompareRequest:
+    """One request drawn many times, with some of its fields varied along axes.
+
+    The axes run across, down and over pages; those left out have one point that changes nothing. An axis is
+    a tuple of points, and a point a dict of fields with what they are there. Each combination of points is a
+    cell, a request of its own, which the queue hands to the engine. Raises `BadRequest` as the first cell
+    does that cannot be.
+    """
+
+    base: object = None
+    axes: tuple = ()
+
+    def __post_init__(self):
+        if type(self.base) not in (GenerateRequest, ReconstructRequest):
+            raise BadRequest("What is compared must be pictures that are drawn or reconstructed.")
+        if len(self.axes) > 3:
+            raise BadRequest(f"A comparison has up to three axes, not {len(self.axes)}.")
+        object.__setattr__(self, "axes", (*self.axes, *[({},)] * (3 - len(self.axes))))
+        count = math.prod(len(axis) for axis in self.axes)
+        if not 2 <= count <= MAX_CELLS:
+            raise BadRequest(f"A comparison of {count} pictures; it can be of 2 to {MAX_CELLS}.")
+        known = {item.name for item in dataclasses.fields(self.base)}
+        extra = sorted({name for axis in self.axes for point in axis for name in point} - known)
+        if extra:
+            raise BadRequest(f"There is no {', '.join(extra[:3])} to compare by; choose among: {', '.join(known)}.")
+        self.cells()
+
+    def cells(self):
+        """The request of each cell by its place, a tuple of an index an axis, the last of which changes first."""
+        cells = {}
+        for place in itertools.product(*(range(len(axis)) for axis in self.axes)):
+            point = {}
+            for axis, index in zip(self.axes, place, strict=True):
+                point |= axis[index]
+            cell = dataclasses.replace(self.base, **point)
+            cells[place] = alone(cell, 0) if isinstance(cell, GenerateRequest) else cell
+        return cells
+
+    def order(self):
+        """The places in the order in which they are drawn: model by model, so that each is loaded once."""
+        cells = self.cells()
+        models = list(dict.fromkeys(cell.model for cell in cells.values()))
+        return sorted(cells, key=lambda place: models.index(cells[place].model))
+
+
 TASKS = {
     "generate": GenerateRequest,
     "reconstruct": ReconstructRequest,
     "resample": ResampleRequest,
     "codebook": CodebookRequest,
+    "measure": MeasureRequest,
+    "compare": CompareRequest,
 }
 
 
@@ -272,6 +336,16 @@ class ResampleResult:
 
 
 @dataclass(frozen=True)
+class MeasureResult:
+    """How far two pictures are from each other: `psnr` in dB, `ssim`, and `distance` on a random network's features."""
+
+    psnr: float
+    ssim: float
+    distance: float
+    seconds: float
+
+
+@dataclass(frozen=True)
 class CodebookResult:
     """A patch of `factor x factor` pixels a code on one sheet, code after code in rows of `columns`.
 
@@ -301,20 +375,37 @@ def task_of(request):
 
 def to_json(request):
     """A request as JSON text; pictures inside it become base64."""
+    return json.dumps(_plain(request), ensure_ascii=False)
+
+
+def _plain(request):
     values = {"task": task_of(request)}
     for item in dataclasses.fields(request):
         value = getattr(request, item.name)
+        if dataclasses.is_dataclass(value):
+            value = _plain(value)
         values[item.name] = base64.b64encode(value).decode() if isinstance(value, bytes) else value
-    return json.dumps(values, ensure_ascii=False)
+    return values
 
 
 def from_json(text):
     """The request that `to_json` wrote. Raises `BadRequest` for anything else."""
     try:
         values = json.loads(text)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise _unreadable() from error
+    return _from_plain(values)
+
+
+def _from_plain(values):
+    try:
+        values = dict(values)
         kind = TASKS[values.pop("task")]
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise BadRequest("These settings are not of this studio: they hold no request that can be read.") from error
+        if kind is CompareRequest:
+            axes = tuple(tuple(dict(point) for point in axis) for axis in values["axes"])
+            return CompareRequest(_from_plain(values["base"]), axes)
+    except (ValueError, KeyError, TypeError) as error:
+        raise _unreadable() from error
     known = {item.name for item in dataclasses.fields(kind)}
     extra = sorted(set(values) - known)
     if extra:
@@ -326,3 +417,7 @@ def from_json(text):
             except ValueError as error:
                 raise BadRequest("The picture in these settings is damaged; choose it again.") from error
     return kind(**values)
+
+
+def _unreadable():
+    return BadRequest("These settings are not of this studio: they hold no request that can be read.")

@@ -1,8 +1,12 @@
 """Where and how precisely the engine computes."""
 
+from pathlib import Path
+
 import torch
 
 from engines.errors import BadRequest
+
+CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")  # of Linux
 
 
 def choose_device(name="auto"):
@@ -29,3 +33,29 @@ def choose_device(name="auto"):
 def autocast(device):
     """The context of mixed precision in training: bfloat16 on an NVIDIA GPU, plain float32 elsewhere."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
+
+
+class PeakMemory:
+    """`with PeakMemory(device) as peak:`; then `peak.bytes` is the most that was held while inside.
+
+    On an NVIDIA GPU that is torch's own memory there, elsewhere that of the whole process; None where the system
+    does not tell, which only Linux does.
+    """
+
+    def __init__(self, device):
+        self.device = device
+        self.bytes = None
+
+    def __enter__(self):
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        elif CLEAR.exists():
+            CLEAR.write_text("5")  # the peak begins anew
+        return self
+
+    def __exit__(self, *_):
+        if self.device.type == "cuda":
+            self.bytes = torch.cuda.max_memory_allocated(self.device)
+        elif CLEAR.exists():
+            line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+            self.bytes = int(line.split()[1]) * 1024

@@ -37,6 +37,12 @@ MIGRATIONS = (  # what each version of the file adds to the one before; never ch
     CREATE VIRTUAL TABLE words USING fts5 (id UNINDEXED, text);
     INSERT INTO words SELECT id, spaced(prompt) FROM pictures;
     """,
+    """
+    CREATE TABLE votes (
+        user TEXT NOT NULL, created REAL NOT NULL, job TEXT NOT NULL, one TEXT NOT NULL, other TEXT NOT NULL,
+        share REAL NOT NULL
+    );
+    """,
 )
 CHINESE = re.compile(r"([\u3400-\u9fff])")
 

@@ -60,8 +60,7 @@ class Job:
 
     def state(self, state, **more):
         """The `JobState` of this job in that state."""
-        request = self.request
-        about = requests.task_of(request), getattr(request, "prompt", ""), getattr(request, "count", 1)
+        about = requests.task_of(self.request), _prompt(self.request), len(pieces(self.request))
         return JobState(self.id, state, *about, resumed=self.attempts > (state == "running"), **more)
 
 
@@ -104,6 +103,9 @@ def pieces(request):
     """The requests that draw the pictures of `request` one after the other."""
     if isinstance(request, requests.GenerateRequest):
         return [requests.alone(request, index) for index in range(request.count)]
+    if isinstance(request, requests.CompareRequest):
+        cells = request.cells()
+        return [cells[place] for place in request.order()]
     return [request]
 
 
@@ -113,6 +115,11 @@ def work(request):
         looks = 2 if request.cfg_scale > 1 else 1
         return request.count * request.steps * request.width * request.height * looks
     return None
+
+
+def _prompt(request):
+    request = getattr(request, "base", request)
+    return getattr(request, "prompt", "")
 
 
 class Jobs:
@@ -237,11 +244,7 @@ class Jobs:
 
     def again(self, job, user=""):
         """Queue the request of an earlier job once more; returns the new job's id."""
-        with self._database() as connection:
-            row = connection.execute("SELECT request FROM jobs WHERE id = ? AND user = ?", (job, user)).fetchone()
-        if row is None:
-            raise _no_such_job()
-        return self.submit(requests.from_json(row["request"]), user)
+        return self.submit(self.request(job, user), user)
 
     # ------------------------------------------------------------ what is told
 
@@ -260,9 +263,21 @@ class Jobs:
 
     def estimate(self, request):
         """About how many seconds a request would take by itself, as measured so far; None where nothing was."""
-        amount = work(request)
-        pace = self._paces.get(_kind(request)) if amount else None
+        times = [self._time(piece) for piece in pieces(request)]
+        return None if None in times else sum(times)
+
+    def _time(self, piece):
+        amount = work(piece)
+        pace = self._paces.get(_kind(piece)) if amount else None
         return amount * pace if pace else None
+
+    def request(self, job, user=""):
+        """The request of a job. Raises `BadRequest` for an id that never was, or is another user's."""
+        with self._database() as connection:
+            row = connection.execute("SELECT request FROM jobs WHERE id = ? AND user = ?", (job, user)).fetchone()
+        if row is None:
+            raise _no_such_job()
+        return requests.from_json(row["request"])
 
     def watch(self, job, every=1.0, user=""):
         """Yields the `JobState` at each change and every second, and ends after a final one.
@@ -314,7 +329,8 @@ class Jobs:
         with self._database() as connection:
             rows = connection.execute(
                 "SELECT id, state, error, json_extract(request, '$.task') AS task, "
-                f"COALESCE(json_extract(request, '$.prompt'), '') AS prompt FROM jobs WHERE {where}",
+                "COALESCE(json_extract(request, '$.prompt'), json_extract(request, '$.base.prompt'), '') AS prompt "
+                f"FROM jobs WHERE {where}",
                 values,
             ).fetchall()
         return [JobState(**row) for row in rows]
@@ -362,10 +378,11 @@ class Jobs:
         try:
             with _on_disk(job.id):
                 self._set(job.id, state="running", attempts=job.attempts)
-            drawn = {entry.seed for entry in self._gallery.of_job(job.id)}  # before the studio was stopped
+            # what was drawn before the studio was stopped
+            drawn = {entry.record.get("piece") for entry in self._gallery.of_job(job.id)} if job.attempts > 1 else ()
             result = None
             while run.piece < len(run.pieces) and run.wish != "finish":
-                if getattr(run.pieces[run.piece], "seed", None) not in drawn:
+                if run.piece not in drawn:
                     result = self._drawn(run) or result
                 run.piece += 1
             return job.state("done", result=result)
@@ -405,15 +422,17 @@ class Jobs:
                 return None
             raise
         with _on_disk(run.job.id):
-            self._keep(run.job, result)
+            self._keep(run, result)
         return result
 
-    def _keep(self, job, result):
+    def _keep(self, run, result):
+        job, made = run.job, []
         if isinstance(result, requests.GenerateResult):
-            for picture in result.pictures:
-                self._gallery.add(picture.image, picture.record, picture.seed, job.id, job.user)
+            made = [(picture.image, picture.record, picture.seed) for picture in result.pictures]
         elif isinstance(result, requests.ReconstructResult):
-            self._gallery.add(result.reconstruction, result.record, job=job.id, user=job.user)
+            made = [(result.reconstruction, result.record, None)]
+        for image, record, seed in made:
+            self._gallery.add(image, record | {"piece": run.piece, "seconds": result.seconds}, seed, job.id, job.user)
 
     # ------------------------------------------------------------ rows
 

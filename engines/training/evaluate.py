@@ -17,7 +17,6 @@ from engines.engine import Engine
 from engines.errors import BadRequest
 from engines.text.captions import compose
 from engines.training import data, quality
-from engines.training.losses import RandomPerceptual
 from engines.vqgan import decoding
 from engines.vqgan.quantizer import usage
 
@@ -97,7 +96,7 @@ def _vqgan(model, folder, out, size=SIZE):
     for example in folder.examples(size):
         if example.held_out:
             sets["icons" if example.pixels.shape[2] == 4 else "photographs"].append(data.middle(example.pixels, size))
-    device, perceptual = next(model.parameters()).device, RandomPerceptual()
+    device, perceptual = next(model.parameters()).device, metrics.RandomPerceptual()
     figures, table = {}, ""
     for name, shown in sets.items():
         if not shown:

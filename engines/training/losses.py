@@ -1,48 +1,10 @@
 """What training minimises: reconstruction, perception, adversary, diversity, contrast."""
 
-import itertools
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from engines.checkpoints import files
-
-
-class RandomPerceptual(nn.Module):
-    """Distance of two pictures on the features of a fixed random convolutional network.
-
-    No weights are needed: a network with random weights already compares structure rather than
-    pixels (arXiv 2103.10571). Features are normalised over channels as in LPIPS (Zhang et al., 2018).
-    `(B, 3, H, W)` twice to a scalar. The same `seed` gives the same network everywhere.
-    """
-
-    def __init__(self, widths=(32, 64, 128), seed=0):
-        super().__init__()
-        draw = torch.Generator().manual_seed(seed)
-        self.stages = nn.ModuleList()
-        for before, after in itertools.pairwise((3, *widths)):
-            stage = nn.Conv2d(before, after, 5, stride=2, padding=2)
-            with torch.no_grad():
-                stage.weight.normal_(0, math.sqrt(2 / (25 * before)), generator=draw)
-                stage.bias.zero_()
-            self.stages.append(stage)
-        self.requires_grad_(False)
-
-    def features(self, x):
-        maps = []
-        for stage in self.stages:
-            x = F.relu(stage(x))
-            maps.append(x)
-        return maps
-
-    def forward(self, x, y):
-        distance = 0.0
-        for a, b in zip(self.features(x), self.features(y), strict=True):
-            distance = distance + (F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(1).mean()
-        return distance / len(self.stages)
-
 
 VGG16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512)
 VGG16_TAPS = (3, 8, 15, 22, 29)  # the last rectifier of each stage

@@ -15,7 +15,6 @@ from engines.tasks.generate import generate
 from engines.text.captions import compose
 from engines.training import data
 from engines.training.judge import train_judge
-from engines.training.losses import RandomPerceptual
 
 PROMPTS = 64  # held-out captions that are drawn
 FEWEST = 8  # held-out captions; below, there is nothing to measure on
@@ -52,7 +51,7 @@ def bench(examples, size, device="cpu", say=print):
             say(f"the judge learns: step {step} of {steps}")
 
     judge = train_judge(icons, device=device, report=report).cpu()  # where the pictures are
-    random = RandomPerceptual()
+    random = metrics.RandomPerceptual()
     spaces = {"judge": judge.features, "random network": lambda x: _statistics(random, x)}
     return Bench(data.evenly(seen, SEEN), held_out, judge, spaces, size)
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from engines import tensors
+from engines import metrics, tensors
 from engines.checkpoints import models
 from engines.errors import unknown
 from engines.pictures import grid
@@ -62,7 +62,7 @@ class VQGANTrainer:
         self.discriminator = PatchDiscriminator(
             recipe.autoencoder.in_channels, recipe.discriminator_ch, recipe.discriminator_layers
         ).to(self.device)
-        self.perceptual = losses.LPIPS(recipe.lpips) if recipe.lpips else losses.RandomPerceptual()
+        self.perceptual = losses.LPIPS(recipe.lpips) if recipe.lpips else metrics.RandomPerceptual()
         self.perceptual.to(self.device)
         self.average = MovingAverage(self.model, recipe.ema_decay)
         learned = [parameter for parameter in self.model.parameters() if parameter.requires_grad]

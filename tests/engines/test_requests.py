@@ -16,6 +16,8 @@ VALID = {
     "reconstruct": {"image": PICTURE},
     "resample": {"prompt": "a red fox", "tokens": PICTURE, "mask": PICTURE},
     "codebook": {},
+    "measure": {"image": PICTURE, "other": PICTURE[::-1]},
+    "compare": {"base": GenerateRequest(prompt="a red fox"), "axes": (({"seed": 1}, {"seed": 2}),)},
 }
 
 
@@ -138,7 +140,8 @@ def test_a_request_cannot_be_changed():
     request("generate", prompt="“红色的狐狸”, naïve\n\\ 🦊", seed=2**32 - 1, cfg_scale=7.2, image=PICTURE),
     request("reconstruct", max_side=64),
     request("resample", seed=3, style="flat"),
-], ids=["plain", "every kind of value", "picture", "tokens"])
+    request("compare"),
+], ids=["plain", "every kind of value", "picture", "tokens", "request"])
 def test_a_request_comes_back_from_json(made):
     text = requests.to_json(made)
     assert requests.from_json(text) == made
@@ -156,7 +159,8 @@ def test_fields_left_out_have_their_defaults():
 
 @pytest.mark.parametrize("text", [
     "", "{", "null", "[]", "[1]", "5", '"generate"', "{}", '{"prompt": "fox"}', '{"task": "paint"}', '{"task": null}',
-    '{"task": ["generate"]}', "[" * 100_000, b"\xff\xfe\xfd", None,
+    '{"task": ["generate"]}', "[" * 100_000, '{"task": "compare"}',
+    '{"task": "compare", "base": 5, "axes": []}', b"\xff\xfe\xfd", None,
 ], ids=repr)
 def test_what_is_no_request_is_refused(text):
     with pytest.raises(BadRequest, match="hold no request"):

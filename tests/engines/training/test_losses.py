@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from transformers.models.clip.modeling_clip import image_text_contrastive_loss
 
-from engines.training.losses import ADVERSARIAL, RandomPerceptual, adaptive_weight, contrastive, mode_seeking
+from engines.metrics import RandomPerceptual
+from engines.training.losses import ADVERSARIAL, adaptive_weight, contrastive, mode_seeking
 
 
 def logits(seed, scale=3.0):

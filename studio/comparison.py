@@ -1,0 +1,144 @@
+"""Comparisons: what artists write of axes becomes points, and finished cells become a sheet and a folder."""
+
+import dataclasses
+import json
+import re
+import zipfile
+from decimal import Decimal, InvalidOperation
+
+from PIL import Image, ImageDraw, ImageFont
+
+from engines import requests
+from engines.errors import BadRequest
+from engines.requests import SUITED, GenerateRequest
+
+WORDS = "words"  # the axis that replaces words of the prompt
+LEFT_OUT = ("count",)  # a cell is one picture
+RANGE = re.compile(r"(-?[\d.]+)\s*-\s*(-?[\d.]+)(?:\s*\(\+?\s*([\d.]+)\))?")
+FONTS = ("NotoSansCJK-Regular.ttc", "NotoSansCJKsc-Regular.otf", "msyh.ttc", "PingFang.ttc", "DejaVuSans.ttf")
+LABEL, GAP, LINE = 16, 6, 24  # pixels: of letters, between cells, of a line of labels
+
+
+def fields():
+    """The names of what a comparison can vary along an axis, words of the prompt first."""
+    varied = [
+        item.name
+        for item in dataclasses.fields(GenerateRequest)
+        if {"low", "choices"} & set(item.metadata) and item.name not in LEFT_OUT
+    ]
+    return [WORDS, *varied]
+
+
+def points(request, name, text):
+    """The axis that the words `text` describe of the field `name`, as `CompareRequest` takes it.
+
+    Values are separated by commas; of numbers, `1-5` are 1 to 5 and `10-30 (+10)` is 10, 20, 30. Of the words
+    of a prompt, the first is what stands there and the others take its place. Raises `BadRequest` for what
+    is no value of that field.
+    """
+    parts = [part.strip() for part in re.split(r"[,，\n]", text) if part.strip()]
+    if not parts:
+        raise BadRequest(f"The axis {name} has no values; write some, separated by commas.")
+    if name == WORDS:
+        if parts[0] not in request.prompt:
+            raise BadRequest(f"“{parts[0]}” is not in the prompt; begin the axis with words that are.")
+        return tuple({"prompt": request.prompt.replace(parts[0], part)} for part in parts)
+    if "choices" in requests.control(GenerateRequest, name):
+        return tuple({name: part} for part in parts)
+    whole = next(item.type is int for item in dataclasses.fields(GenerateRequest) if item.name == name)
+    return tuple({name: int(value) if whole and value == int(value) else float(value)}
+                 for part in parts for value in _numbers(name, part))  # fmt: skip
+
+
+def _numbers(name, part):
+    found = RANGE.fullmatch(part)
+    try:
+        if not found:
+            return [Decimal(part)]
+        first, last, step = Decimal(found[1]), Decimal(found[2]), Decimal(found[3] or 1)
+    except InvalidOperation as error:
+        raise BadRequest(f"“{part}” is no number for {name}; write such as 1, 2, 3 or 1-5 or 10-30 (+10).") from error
+    if not step or not first <= last or (last - first) / step >= requests.MAX_CELLS:
+        raise BadRequest(f"“{part}” is no range for {name} of at most {requests.MAX_CELLS} values.")
+    return [first + step * i for i in range(int((last - first) / step) + 1)]
+
+
+def of_models(request, rows):
+    """The axis of several models, rows of the catalog: those of another family take the steps that suit it."""
+    suited = {value["steps"] for value in SUITED.values()}
+    own = isinstance(request, GenerateRequest) and request.steps in suited
+    return tuple({"model": row.id} | ({"steps": SUITED[row.family]["steps"]} if own else {}) for row in rows)
+
+
+def label(point):
+    """What a point of an axis is called; of one that changes nothing, the empty text."""
+    if not point:
+        return ""
+    name, value = next(iter(point.items()))
+    return str(value) if name in ("model", "prompt") else f"{name} {value}"
+
+
+def by_place(request, entries):
+    """The finished pictures of a comparison by the places of their cells; `entries` are those of its job."""
+    order = request.order()
+    return {order[entry.record["piece"]]: entry for entry in entries}
+
+
+def labels(request):
+    """What the points of each of a comparison's three axes are called."""
+    return tuple([label(point) for point in axis] for axis in request.axes)
+
+
+def _labels(request, place):
+    return [names[index] for names, index in zip(labels(request), place, strict=True)]
+
+
+def sheet(request, pictures):
+    """A comparison as one labelled picture; `pictures` are PIL pictures by place, and what is missing stays empty."""
+    across, down, pages = labels(request)
+    width = max(picture.width for picture in pictures.values()) + GAP
+    height = max(picture.height for picture in pictures.values()) + GAP
+    font = _font()
+    left = max(int(font.getlength(text)) for text in down) + GAP if any(down) else 0
+    top = LINE * (any(pages) + any(across))
+    made = Image.new("RGB", (left + width * len(across), (top + height * len(down)) * len(pages)), "white")
+    pen = ImageDraw.Draw(made)
+    for page, title in enumerate(pages):
+        head = page * (top + height * len(down))
+        pen.text((0, head), title, "black", font)
+        for column, text in enumerate(across):
+            pen.text((left + column * width, head + top - LINE), text, "black", font)
+        for row, text in enumerate(down):
+            pen.text((0, head + top + row * height), text, "black", font)
+            for column in range(len(across)):
+                picture = pictures.get((column, row, page))
+                if picture:
+                    made.paste(picture, (left + column * width, head + top + row * height))
+    return made
+
+
+def write_folder(request, entries, stream):
+    """Write a comparison as a ZIP file: its pictures by page, row and column, and what they are as JSON."""
+    places = by_place(request, entries)
+    cells = [
+        {"file": _file(place), "place": place, "labels": _labels(request, place), "record": entry.record}
+        for place, entry in sorted(places.items())
+    ]
+    with zipfile.ZipFile(stream, "w") as archive:  # PNG is compressed already
+        for place, entry in places.items():
+            archive.write(entry.path, _file(place))
+        archive.writestr("comparison.json", json.dumps({"cells": cells}, ensure_ascii=False, indent=1))
+
+
+def _file(place):
+    return "page {2}, row {1}, column {0}.png".format(*(index + 1 for index in place))
+
+
+def _font():
+    # the first that is installed of those that know Chinese, or at last Latin letters alone
+    for name in FONTS:
+        try:
+            return ImageFont.truetype(name, LABEL)
+        except OSError:
+            continue
+    return ImageFont.load_default(LABEL)

@@ -1,0 +1,141 @@
+"""Comparisons: axes are read as written, cells lie where their labels say, and sheets and folders show them."""
+
+import io
+import json
+import zipfile
+
+import pytest
+from PIL import Image
+
+from engines import requests
+from engines.errors import BadRequest
+from engines.requests import CompareRequest, GenerateRequest
+from studio import comparison
+from studio.jobs import pieces
+
+BASE = GenerateRequest(prompt="a red fox, flat", steps=20)
+
+
+@pytest.mark.parametrize("name, text, values", [
+    ("seed", "1, 2,7", [1, 2, 7]),
+    ("seed", "3-6", [3, 4, 5, 6]),
+    ("steps", "10-30 (+10), 50", [10, 20, 30, 50]),
+    ("cfg_scale", "1.5，2", [1.5, 2.0]),
+    ("cfg_scale", "0.1-0.3 (+0.1)", [0.1, 0.2, 0.3]),
+    ("sampler", "euler, ddim", ["euler", "ddim"]),
+])
+def test_values_are_read_as_written(name, text, values):
+    assert [point[name] for point in comparison.points(BASE, name, text)] == values
+
+
+def test_words_take_the_place_of_the_first():
+    found = comparison.points(BASE, "words", "red fox, blue cat, 苹果")
+    assert [point["prompt"] for point in found] == ["a red fox, flat", "a blue cat, flat", "a 苹果, flat"]
+
+
+@pytest.mark.parametrize("name, text, words", [
+    ("seed", " , ", "has no values"),
+    ("words", "cat, dog", "“cat” is not in the prompt"),
+    ("steps", "many", "“many” is no number"),
+    ("steps", "9-1", "no range"),
+    ("seed", "0-100000", "no range"),
+    ("seed", "1-5 (+0)", "no range"),
+    ("cfg_scale", "1.2.3", "no number"),
+])
+def test_what_is_no_axis_is_refused_with_a_sentence(name, text, words):
+    with pytest.raises(BadRequest, match=words):
+        comparison.points(BASE, name, text)
+
+
+def test_every_field_that_can_be_varied_is_offered():
+    offered = comparison.fields()
+    assert offered[0] == "words" and {"seed", "steps", "sampler", "style", "temperature"} < set(offered)
+    assert not {"model", "prompt", "image", "count"} & set(offered)
+
+
+# ---------------------------------------------------------------- cells
+
+
+def compare(*axes, **fields):
+    return CompareRequest(GenerateRequest(**{"prompt": "fox"} | fields), axes)
+
+
+MODELS, SEEDS = ({"model": "a"}, {"model": "b"}), ({"seed": 1}, {"seed": 2}, {"seed": 3})
+
+
+def test_each_combination_of_points_is_a_cell():
+    cells = compare(MODELS, SEEDS).cells()
+    assert {place: (cell.model, cell.seed) for place, cell in cells.items()} == {
+        (0, 0, 0): ("a", 1), (0, 1, 0): ("a", 2), (0, 2, 0): ("a", 3),
+        (1, 0, 0): ("b", 1), (1, 1, 0): ("b", 2), (1, 2, 0): ("b", 3),
+    }  # fmt: skip
+
+
+def test_models_are_drawn_one_after_the_other_wherever_their_axis_lies():
+    for axes in ((MODELS, SEEDS), (SEEDS, MODELS), (SEEDS, ({"steps": 1}, {"steps": 2}), MODELS)):
+        drawn = [piece.model for piece in pieces(compare(*axes))]
+        assert drawn == sorted(drawn) and set(drawn) == {"a", "b"}
+
+
+def test_a_cell_is_one_picture():
+    assert all(cell.count == 1 for cell in compare(MODELS, count=4).cells().values())
+
+
+@pytest.mark.parametrize("axes, words", [
+    ((({"seed": 1},),), "of 1 pictures"),
+    ((tuple({"seed": seed} for seed in range(101)),), "of 101 pictures"),
+    ((({"speed": 1}, {"speed": 2}),), "no speed to compare by"),
+    ((({"steps": 1}, {"steps": 1000}),), "steps is 1000"),
+    ((({"sampler": "euler"}, {"sampler": "magic"}),), "magic"),
+    ((MODELS,) * 4, "up to three axes"),
+])
+def test_cells_that_cannot_be_are_refused_at_once(axes, words):
+    with pytest.raises(BadRequest, match=words):
+        compare(*axes)
+
+
+def test_a_comparison_of_comparisons_is_refused():
+    with pytest.raises(BadRequest, match="drawn or reconstructed"):
+        CompareRequest(compare(MODELS), (MODELS,))
+
+
+# ---------------------------------------------------------------- what is kept of them
+
+
+def test_a_sheet_shows_each_picture_at_its_place():
+    request = compare(MODELS, SEEDS)
+    colours = {place: (50 * place[0], 60 * place[1], 99) for place in request.cells()}
+    made = comparison.sheet(request, {place: Image.new("RGB", (40, 30), colour) for place, colour in colours.items()})
+    down = comparison.labels(request)[1]
+    left = made.width - 2 * (40 + comparison.GAP)
+    for (column, row, _), colour in colours.items():
+        at = left + column * (40 + comparison.GAP) + 20, comparison.LINE + row * (30 + comparison.GAP) + 15
+        assert made.getpixel(at) == colour
+    assert down == ["seed 1", "seed 2", "seed 3"] and left > 0
+
+
+def test_a_folder_holds_every_picture_and_how_it_was_made(open_jobs, worker):
+    jobs, request = open_jobs(), compare(SEEDS, ({"prompt": "fox"}, {"prompt": "cat"}))
+    job = jobs.submit(request)
+    *_, final = jobs.watch(job)
+    stream = io.BytesIO()
+    comparison.write_folder(request, final.entries, stream)
+    with zipfile.ZipFile(stream) as archive:
+        cells = json.loads(archive.read("comparison.json"))["cells"]
+        assert set(archive.namelist()) == {cell["file"] for cell in cells} | {"comparison.json"}
+        assert archive.read(cells[0]["file"]) == comparison.by_place(request, final.entries)[0, 0, 0].path.read_bytes()
+    asked = request.cells()
+    for cell in cells:
+        assert requests.from_json(json.dumps(cell["record"]["request"])) == asked[tuple(cell["place"])]
+    assert cells[-1]["labels"] == ["seed 3", "cat", ""]
+
+
+def test_a_comparison_of_which_cells_are_missing_keeps_the_others_in_place(open_jobs, worker):
+    worker.hold_seed(2)
+    jobs, request = open_jobs(), compare(SEEDS)
+    job = jobs.submit(request)
+    for state in jobs.watch(job):
+        if state.state == "running" and len(state.entries) == 1 and state.progress:
+            jobs.skip(job)
+    found = comparison.by_place(request, state.entries)
+    assert {place: entry.seed for place, entry in found.items()} == {(0, 0, 0): 1, (2, 0, 0): 3}
