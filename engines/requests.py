@@ -238,7 +238,9 @@ class CompareRequest:
         object.__setattr__(self, "axes", (*self.axes, *[({},)] * (3 - len(self.axes))))
         count = math.prod(len(axis) for axis in self.axes)
         if not 2 <= count <= MAX_CELLS:
-            raise BadRequest(f"A comparison of {count} pictures; it can be of 2 to {MAX_CELLS}.")
+            raise BadRequest(
+                f"This would be a comparison of {count} pictures; choose models and axes that make 2 to {MAX_CELLS}."
+            )
         known = {item.name for item in dataclasses.fields(self.base)}
         extra = sorted({name for axis in self.axes for point in axis for name in point} - known)
         if extra:

@@ -13,10 +13,10 @@ os.environ["GRADIO_TEMP_DIR"] = TEMPORARY.name
 import gradio as gr  # noqa: E402
 
 from studio.security import Guard  # noqa: E402
-from studio.tabs import gallery, generate, reconstruct  # noqa: E402
+from studio.tabs import compare, gallery, generate, reconstruct  # noqa: E402
 from studio.texts import I18N, t  # noqa: E402
 
-TABS = {"generate": generate, "reconstruct": reconstruct, "gallery": gallery}
+TABS = {"generate": generate, "reconstruct": reconstruct, "compare": compare, "gallery": gallery}
 ASSETS = Path(__file__).parent.parent / "assets"
 MAX_UPLOAD = "64mb"
 HOUR = 3600
@@ -71,7 +71,7 @@ def theme():
 
 
 def build(studio):
-    """The `gr.Blocks` over a `studio` with `home`, `jobs` and `gallery`."""
+    """The `gr.Blocks` over a `studio` with `home`, `jobs`, `gallery` and `votes`."""
     with gr.Blocks(title="Atelier", analytics_enabled=False, fill_width=True, delete_cache=(HOUR, 24 * HOUR)) as demo:
         with gr.Row(elem_id="header"):
             gr.HTML("<h1>Atelier</h1>")

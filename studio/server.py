@@ -12,6 +12,7 @@ from studio.database import Database
 from studio.gallery import Gallery
 from studio.home import open_home
 from studio.jobs import Jobs
+from studio.votes import Votes
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Studio:
     home: Path
     gallery: Gallery
     jobs: Jobs
+    votes: Votes
 
 
 def serve(home, host, port, device):
@@ -35,7 +37,7 @@ def serve(home, host, port, device):
 
     database = Database(home / "atelier.db")
     gallery = Gallery(home, database)
-    studio = Studio(home, gallery, Jobs([worker], gallery, database))
+    studio = Studio(home, gallery, Jobs([worker], gallery, database), Votes(database))
     try:
         address = layout.launch(layout.build(studio), host, port, home, block=False)
         print(f"atelier: open {address} in a browser; Ctrl+C stops the studio.", file=sys.stderr, flush=True)

@@ -301,7 +301,7 @@ def wire(studio, parts, parts_of, tabs, demo):
         **quiet,
     )  # fmt: skip
     parts.pack.click(guard(pack), [parts.picked, *asked], parts.packed, **quiet)
-    parts.sends["use_settings"].click(guard(use_settings), parts.chosen, [*generate.form, tabs], **quiet)
+    parts.sends["use_settings"].click(guard(use_settings), parts.chosen, [*generate.asked.values(), tabs], **quiet)
     parts.sends["to_image"].click(
         guard(to_image), parts.chosen, [generate.image, generate.from_picture, tabs], **quiet
     )

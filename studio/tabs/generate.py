@@ -107,14 +107,13 @@ def draw(studio):
         preview=preview, pictures=pictures, details=details,
         download=download, use_seed=use_seed, use_settings=use_settings, to_image=to_image,
         to_reconstruct=to_reconstruct, reuse=reuse,
-        form=[*fields.values(), image, noise_only, random_seed],
+        asked=fields | {"image": image, "noise_only": noise_only, "random_seed": random_seed},
         job=gr.BrowserState("", storage_key="atelier-job", secret="atelier"), entries=gr.State([]), chosen=gr.State(0),
     )  # fmt: skip
 
 
 def wire(studio, parts, parts_of, tabs, demo):
     """Wire the tab; `parts_of` holds the parts of all tabs by name."""
-    asked = parts.fields | {"image": parts.image, "noise_only": parts.noise_only, "random_seed": parts.random_seed}
     shown = [
         parts.line, parts.preview, parts.pictures, parts.details, parts.entries, parts.chosen, parts.download,
         parts.run, parts.stop, parts.verbs,
@@ -144,15 +143,9 @@ def wire(studio, parts, parts_of, tabs, demo):
         ]
 
     def submit(values):
-        given = named(asked, values)
-        if given.pop("random_seed"):
-            given["seed"] = secrets.randbelow(2**32)
-        if given.pop("noise_only"):
-            given |= {"prompt": "", "negative": "", "style": "", "cfg_scale": 1.0}
-        if given["image"]:
-            given["image"] = images.source_bytes(given["image"], 2 * max(given["width"], given["height"]))
-        job = studio.jobs.submit(GenerateRequest(**given))
-        return {parts.job: job, parts.fields["seed"]: given["seed"], parts.run: gr.Button(interactive=False)}
+        asked = requested(named(parts.asked, values))
+        job = studio.jobs.submit(asked)
+        return {parts.job: job, parts.fields["seed"]: asked.seed, parts.run: gr.Button(interactive=False)}
 
     def follow(job, request: gr.Request):
         finished = 0
@@ -225,13 +218,14 @@ def wire(studio, parts, parts_of, tabs, demo):
     def read_settings(path, request: gr.Request):
         return filled(studio, parts, images.read_record(path), request)
 
+    form = list(parts.asked.values())
     follower = {
         "inputs": parts.job, "outputs": shown, "show_progress": "hidden", "concurrency_limit": None,
         "api_visibility": "private",
     }  # fmt: skip
     parts.run.click(
         guard(submit),
-        inputs=set(asked.values()),
+        inputs=set(parts.asked.values()),
         outputs=[parts.job, parts.fields["seed"], parts.run],
         show_progress="hidden",
         api_visibility="private",
@@ -267,12 +261,24 @@ def wire(studio, parts, parts_of, tabs, demo):
     parts.to_image.click(
         guard(start_from), picked, [parts.image, parts.from_picture], show_progress="hidden", api_visibility="private"
     )
-    parts.use_settings.click(guard(use_settings), picked, parts.form, show_progress="hidden", api_visibility="private")
-    parts.reuse.upload(guard(read_settings), parts.reuse, parts.form, show_progress="hidden", api_visibility="private")
+    parts.use_settings.click(guard(use_settings), picked, form, show_progress="hidden", api_visibility="private")
+    parts.reuse.upload(guard(read_settings), parts.reuse, form, show_progress="hidden", api_visibility="private")
+
+
+def requested(given):
+    """The `GenerateRequest` of what the form holds, by the names of `parts.asked`."""
+    given = dict(given)
+    if given.pop("random_seed"):
+        given["seed"] = secrets.randbelow(2**32)
+    if given.pop("noise_only"):
+        given |= {"prompt": "", "negative": "", "style": "", "cfg_scale": 1.0}
+    if given["image"]:
+        given["image"] = images.source_bytes(given["image"], 2 * max(given["width"], given["height"]))
+    return GenerateRequest(**given)
 
 
 def filled(studio, parts, record, request):
-    """The form filled with the settings of a recorded picture, as updates of `parts.form`."""
+    """The form filled with the settings of a recorded picture, as updates of the components of `parts.asked`."""
     made = gallery.request_of(record)
     if not isinstance(made, GenerateRequest):
         raise BadRequest(say(request, "not_generated"))

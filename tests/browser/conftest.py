@@ -1,5 +1,6 @@
 """The real studio with the shipped models, and a real browser in which a person works on its page."""
 
+import contextlib
 import os
 import shutil
 import socket
@@ -47,15 +48,9 @@ def browser():
         chromium.close()
 
 
-@pytest.fixture(scope="session")
-def address(tmp_path_factory):
-    """Where the studio answers: `python app.py` on a home of its own, with small models of the artist's.
-
-    They are a token model, its VQGAN `mirror`, and another VQGAN `lonely`.
-    """
-    home = tmp_path_factory.mktemp("home")
-    tiny.save(home / "models" / "my-tokens.safetensors", tiny.token_generator())
-    tiny.save(home / "models" / "lonely.safetensors", tiny.vqgan(1))
+@contextlib.contextmanager
+def running(home):
+    """Where the studio answers while inside: `python app.py` on the folder `home`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -78,6 +73,19 @@ def address(tmp_path_factory):
             process.kill()
             process.wait()
             raise
+
+
+@pytest.fixture(scope="session")
+def address(tmp_path_factory):
+    """Where a studio answers that has small models of the artist's beside the shipped ones.
+
+    They are a token model, its VQGAN `mirror`, and another VQGAN `lonely`.
+    """
+    home = tmp_path_factory.mktemp("home")
+    tiny.save(home / "models" / "my-tokens.safetensors", tiny.token_generator())
+    tiny.save(home / "models" / "lonely.safetensors", tiny.vqgan(1))
+    with running(home) as url:
+        yield url
 
 
 def _answers(url):

@@ -1,0 +1,81 @@
+"""Draws the pictures of the READMEs: the studio as a newcomer meets it, photographed tab by tab.
+
+    .venv/bin/python -m tests.browser.pictures               into assets/
+    .venv/bin/python -m tests.browser.pictures --all DIR     every tab in both themes and languages, and narrow
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from playwright.sync_api import expect, sync_playwright
+
+from tests.browser.artist import Artist
+from tests.browser.conftest import ARGUMENTS, ROOT, find_browser, running
+
+WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+TABS = {"Generate": "生成", "Reconstruct": "重建", "Compare": "对比", "Gallery": "图库"}
+PROMPTS = ("red heart, glossy", "cat face, flat", "bus, 3d", "apple, cartoon")
+LOOKS = {
+    "light": {"viewport": WIDE, "locale": "en-GB", "color_scheme": "light"},
+    "dark": {"viewport": WIDE, "locale": "en-GB", "color_scheme": "dark"},
+    "chinese": {"viewport": WIDE, "locale": "zh-CN", "color_scheme": "light"},
+    "narrow": {"viewport": NARROW, "locale": "en-GB", "color_scheme": "light"},
+    "narrow-dark-chinese": {"viewport": NARROW, "locale": "zh-CN", "color_scheme": "dark"},
+}
+
+
+def work(artist):
+    """Make something to see on each tab: pictures, a reconstruction, a comparison."""
+    for seed, prompt in enumerate(PROMPTS):
+        artist.ask(prompt, seed=seed, steps=20)
+        artist.number("count", 4)
+        artist.draw()
+    artist.find("#generate-to-reconstruct").click()
+    artist.reconstruct()
+    artist.tab("Compare")
+    artist.find("#compare-prompt textarea").fill("red heart, glossy")
+    artist.find("#compare-run").click()
+    expect(artist.find("#compare-status .done")).to_be_attached()
+
+
+def photograph(artist, tabs, folder, name, whole):
+    """One picture a tab, of the window or of the whole page."""
+    for english, label in tabs.items():
+        artist.tab(label)
+        if english == "Gallery":
+            artist.find("#gallery-grid .thumbnail-item").first.click()
+            expect(artist.find("#gallery-picture img")).to_be_visible()
+        artist.page.wait_for_timeout(1500)  # pictures come in, and bars run out
+        artist.page.screenshot(path=folder / f"{name}-{english.lower()}.png", full_page=whole)
+
+
+def main(argv):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--all", type=Path, metavar="DIR", help="every look at every tab, into this folder")
+    folder = parser.parse_args(argv).all
+    with tempfile.TemporaryDirectory() as home, running(Path(home)) as address, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=find_browser(), args=ARGUMENTS)
+        context = browser.new_context(**LOOKS["light"])
+        artist = Artist(context.new_page(), address)
+        work(artist)
+        if folder is None:
+            for language, locale in (("", "en-GB"), ("-zh", "zh-CN")):
+                again = browser.new_context(
+                    storage_state=context.storage_state(), **LOOKS["light"] | {"locale": locale}
+                )
+                tabs = TABS if language else dict.fromkeys(TABS)
+                tabs = {english: chinese or english for english, chinese in tabs.items()}
+                photograph(Artist(again.new_page(), address), tabs, ROOT / "assets", f"studio{language}", False)
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, look in LOOKS.items():
+            again = browser.new_context(storage_state=context.storage_state(), **look)
+            chinese = look["locale"] == "zh-CN"
+            tabs = {english: label if chinese else english for english, label in TABS.items()}
+            photograph(Artist(again.new_page(), address), tabs, folder, name, True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
