@@ -10,7 +10,7 @@ import torch
 from engines import catalog, requests
 from engines.checkpoints import models
 from engines.errors import AtelierError
-from engines.runtime import PeakMemory, choose_device
+from engines.runtime import PeakMemory, choose_device, memory_budget
 from engines.tasks.codebook import codebook
 from engines.tasks.generate import generate
 from engines.tasks.measure import measure
@@ -24,15 +24,18 @@ TASKS = {
     requests.ResampleRequest: ("resample", resample),
     requests.CodebookRequest: ("reconstruct", codebook),
 }
-KEPT = 3  # models in memory; the least recently used goes first
 
 
 class Engine:
-    """Runs tasks on one device. `home` is the folder whose `models/` are in the catalog beside the shipped ones."""
+    """Runs tasks on one device. `home` is the folder whose `models/` are in the catalog beside the shipped ones.
 
-    def __init__(self, home=None, device="auto"):
+    Models stay loaded until all of them take more than `budget` bytes; the least recently used goes first.
+    """
+
+    def __init__(self, home=None, device="auto", budget=None):
         self.home = home
         self.device = choose_device(device)
+        self.budget = memory_budget(self.device) if budget is None else budget
         self._loaded = collections.OrderedDict()
 
     def run(self, request, on_progress=None):
@@ -54,15 +57,20 @@ class Engine:
         return self._recorded(result, request, model.sha256, peak.bytes)
 
     def load(self, row):
-        """The model of a row of the catalog, on the device; the latest few stay loaded."""
+        """The model of a row of the catalog, on the device, loaded if it is not yet."""
         key = row.path, row.path.stat().st_mtime_ns
         if key not in self._loaded:
             first_stage = self.load(catalog.first_stage(row, self.home)) if row.first_stage else None
             self._loaded[key] = models.load(row.path, first_stage).to(self.device)
-            if len(self._loaded) > KEPT:
-                self._loaded.popitem(last=False)
         self._loaded.move_to_end(key)
+        while len(self._loaded) > 1 and self._held() > self.budget:
+            self._loaded.popitem(last=False)
         return self._loaded[key]
+
+    def _held(self):
+        # bytes of the loaded models; an autoencoder that several draw with is there once
+        tensors = (tensor for model in self._loaded.values() for tensor in model.state_dict().values())
+        return sum({tensor.data_ptr(): tensor.nbytes for tensor in tensors}.values())
 
     def _recorded(self, result, request, sha256, memory):
         def record(request):
@@ -71,7 +79,6 @@ class Engine:
                 "model_sha256": sha256,
                 "device": self.device.type,
                 "precision": "float32",
-                "memory": memory,
                 "versions": {"atelier": requests.VERSION, "torch": importlib.metadata.version("torch")},
             }
 
@@ -81,4 +88,4 @@ class Engine:
                 for index, picture in enumerate(result.pictures)
             )
             result = dataclasses.replace(result, pictures=pictures)
-        return dataclasses.replace(result, record=record(request))
+        return dataclasses.replace(result, record=record(request), memory=memory)

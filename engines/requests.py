@@ -295,11 +295,16 @@ class Picture:
 
 @dataclass(frozen=True)
 class GenerateResult:
-    """The pictures of a request, the seconds it took, and the engine's `record` of how they were made."""
+    """The pictures of a request, and what every result has.
+
+    `seconds` is what it took, `memory` the most bytes that were held for it where the system tells, and `record`
+    how it was made.
+    """
 
     pictures: tuple[Picture, ...]
     seconds: float
     record: dict | None = None
+    memory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -319,6 +324,7 @@ class ReconstructResult:
     psnr: float | None = None
     ssim: float | None = None
     record: dict | None = None
+    memory: int | None = None
     token_map: Image.Image | None = None
     indices: np.ndarray | None = None
     tokens: bytes | None = None
@@ -335,6 +341,7 @@ class ResampleResult:
     tokens: bytes
     seconds: float
     record: dict | None = None
+    memory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -360,6 +367,7 @@ class CodebookResult:
     by_colour: tuple[int, ...]
     seconds: float
     record: dict | None = None
+    memory: int | None = None
 
 
 def control(request_class, name):

@@ -1,5 +1,6 @@
 """Where and how precisely the engine computes."""
 
+import os
 from pathlib import Path
 
 import torch
@@ -33,6 +34,16 @@ def choose_device(name="auto"):
 def autocast(device):
     """The context of mixed precision in training: bfloat16 on an NVIDIA GPU, plain float32 elsewhere."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
+
+
+def memory_budget(device):
+    """Bytes that loaded models may take on a device: half of an NVIDIA GPU's, elsewhere a quarter of the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory // 2
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+    except (AttributeError, ValueError, OSError):  # Windows does not tell
+        return 4 * 2**30
 
 
 class PeakMemory:

@@ -427,12 +427,13 @@ class Jobs:
 
     def _keep(self, run, result):
         job, made = run.job, []
+        known = {"piece": run.piece, "seconds": result.seconds, "memory": result.memory}
         if isinstance(result, requests.GenerateResult):
             made = [(picture.image, picture.record, picture.seed) for picture in result.pictures]
         elif isinstance(result, requests.ReconstructResult):
             made = [(result.reconstruction, result.record, None)]
         for image, record, seed in made:
-            self._gallery.add(image, record | {"piece": run.piece, "seconds": result.seconds}, seed, job.id, job.user)
+            self._gallery.add(image, record | known, seed, job.id, job.user)
 
     # ------------------------------------------------------------ rows
 

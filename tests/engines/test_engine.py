@@ -16,7 +16,7 @@ from engines import requests
 from engines.checkpoints import files, models
 from engines.engine import Engine
 from engines.errors import AtelierError, BadRequest, Cancelled
-from engines.runtime import choose_device
+from engines.runtime import PeakMemory, choose_device
 from engines.worker import Worker
 from tests import tiny
 
@@ -51,15 +51,34 @@ def test_the_record_makes_each_picture_again(home):
     assert (record["device"], record["precision"], record["versions"]["torch"]) == ("cpu", "float32", torch.__version__)
 
 
-def test_models_stay_loaded_until_others_are_wanted(home, monkeypatch):
-    loaded = []
-    real = models.load
-    monkeypatch.setattr("engines.engine.KEPT", 1)
-    monkeypatch.setattr(models, "load", lambda path, *parts: (loaded.append(path.stem), real(path, *parts))[1])
-    engine = Engine(home, "cpu")
+@pytest.mark.parametrize("budget, loaded", [
+    (10**9, ["mirror", "painter"]),
+    (0, ["mirror", "painter", "mirror", "painter"]),
+], ids=["room for all", "room for one"])
+def test_models_stay_loaded_until_others_need_their_room(home, monkeypatch, budget, loaded):
+    seen, real = [], models.load
+    monkeypatch.setattr(models, "load", lambda path, *parts: (seen.append(path.stem), real(path, *parts))[1])
+    engine = Engine(home, "cpu", budget)
     for asked in (request(), request(seed=1), reconstruction(), request()):
         engine.run(asked)
-    assert loaded == ["mirror", "painter", "mirror", "painter"]
+    assert seen == loaded
+
+
+def test_an_autoencoder_counts_once_beside_the_model_that_draws_with_it(home):
+    engine = Engine(home, "cpu")
+    engine.run(request())
+    painter = tiny.latent_diffusion().state_dict()  # with its autoencoder, which was loaded by itself as well
+    assert engine._held() == sum(tensor.nbytes for tensor in painter.values())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+def test_the_most_memory_is_told_anew_each_time():
+    peaks = []
+    for size in (2**28, 2**20):
+        with PeakMemory(torch.device("cpu")) as peak:
+            torch.ones(size, dtype=torch.uint8)
+        peaks.append(peak.bytes)
+    assert 2**27 < peaks[0] - peaks[1] < 2**29
 
 
 def test_devices():
