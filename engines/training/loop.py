@@ -24,10 +24,11 @@ from engines.errors import AtelierError, BadRequest, Cancelled
 CHECKPOINT = "checkpoint.safetensors"
 LOG = "log.jsonl"
 MODEL = "model.safetensors"
+PACED = 20  # steps by which a pace can be told
 
 
 def train(trainer, out, *, steps=None, minutes=None, warmup=200, resume=False, report=None, save_seconds=180):
-    """Run `trainer` to `steps` steps, or to as many as fit into `minutes` by the pace of the first 20.
+    """Run `trainer` to `steps` steps, or to as many as fit into `minutes` by the pace so far, told anew at each step.
 
     `out` receives `checkpoint.safetensors`, `log.jsonl`, `losses.png`, `samples-*.png` and at the end
     `model.safetensors`. `report(dict)` is called after every step; `Cancelled` raised from it saves
@@ -40,6 +41,7 @@ def train(trainer, out, *, steps=None, minutes=None, warmup=200, resume=False, r
     index, log = 0, []
     if resume:
         index, log, steps = _resume(trainer, out, steps, minutes)
+    by_time = steps is None
     started = saved = time.monotonic()
     first = index
     try:
@@ -50,9 +52,10 @@ def train(trainer, out, *, steps=None, minutes=None, warmup=200, resume=False, r
             if not all(math.isfinite(value) for value in losses.values()):
                 raise AtelierError(f"The loss is no number at step {index}; begin anew with another preset.")
             log.append({"step": index, **losses})
-            pace = (time.monotonic() - started) / (index - first)
-            if steps is None and index - first == 20:
-                steps = index + max(1, int((minutes * 60 - 20 * pace) / pace))
+            elapsed = time.monotonic() - started
+            pace = elapsed / (index - first)
+            if by_time and index - first >= PACED:
+                steps = index + max(0, int((minutes * 60 - elapsed) / pace))
             if report:
                 left = (steps - index) * pace if steps else minutes * 60
                 pictures = trainer.batch / pace

@@ -362,7 +362,7 @@ def test_a_broken_loss_stops_the_run_and_spares_its_checkpoint(tmp_path, wrong):
     assert [row["step"] for row in read_log(tmp_path)] == list(range(1, 10))
 
 
-def test_minutes_become_steps_by_the_pace_of_the_first_twenty(tmp_path, monkeypatch):
+def test_minutes_become_steps_by_the_pace(tmp_path, monkeypatch):
     """On a clock of one second a step: 60 steps for a minute, and 3 pictures a second."""
     now = [100.0]
     monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
@@ -376,6 +376,25 @@ def test_minutes_become_steps_by_the_pace_of_the_first_twenty(tmp_path, monkeypa
     assert reports[18]["steps"] is None and reports[19]["steps"] == 60
     assert all(row["pictures_per_second"] == 3 for row in reports)
     assert [row["seconds_left"] for row in reports[-3:]] == [2, 1, 0]
+
+
+def test_minutes_hold_on_a_machine_that_gets_slower(tmp_path, monkeypatch):
+    """A clock of one second a step and of four from the thirtieth on: 30 + 8 steps reach a minute."""
+    now, shares = [0.0], []
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+
+    def tick(index):
+        now[0] += 1 if index < 30 else 4
+        return 1.0
+
+    class Slowing(Counter):
+        def step(self, index, share):
+            shares.append(share)
+            return super().step(index, share)
+
+    done = train(Slowing(tick), tmp_path, minutes=1)
+    assert done == 38 and now[0] == 62  # within a step of the minute
+    assert shares[-1] < shares[25]  # the learning rate fell to the new end
 
 
 def test_the_loop_follows_the_learning_rate(tmp_path):
