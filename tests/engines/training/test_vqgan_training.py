@@ -392,7 +392,7 @@ def test_minutes_hold_on_a_machine_that_gets_slower(tmp_path, monkeypatch):
             shares.append(share)
             return super().step(index, share)
 
-    done = train(Slowing(tick), tmp_path, minutes=1)
+    done = train(Slowing(tick), tmp_path, minutes=1, warmup=5)
     assert done == 38 and now[0] == 62  # within a step of the minute
     assert shares[-1] < shares[25]  # the learning rate fell to the new end
 
