@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import getpass
 import json
 import shlex
 import signal
@@ -13,7 +14,8 @@ from pathlib import Path
 
 from engines import catalog, requests
 from engines.errors import AtelierError, BadRequest, Cancelled
-from studio import images
+from studio import comparison, images
+from studio.logins import Logins
 
 DEFAULT_HOME = Path("~/atelier")
 
@@ -56,8 +58,10 @@ def _parser():
     about = "Atelier, a local art studio. Without a command: the studio."
     tests = "`python app.py test` runs every test; what follows goes to pytest."
     parser = Parser(prog="app.py", description=about, epilog=tests, parents=[common])
-    parser.add_argument("--host", default="127.0.0.1", help="the address that the page listens on")
+    parser.add_argument("--host", default="127.0.0.1", help="the address of this machine that the page listens on")
     parser.add_argument("--port", type=int, default=7860, help="the port of the page")
+    parser.add_argument("--listen", action="store_true", help="let other machines in, each by a login")
+    parser.add_argument("--devices", default="", help="several devices that draw at once, such as cuda:0,cuda:1")
     parser.set_defaults(run=_studio)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
 
@@ -83,6 +87,16 @@ def _parser():
     reconstruct.add_argument("--save-tokens", type=Path, help="write the picture as tokens, too: an .npz to open again")
     for name in ("model", "max_side"):
         _add_control(reconstruct, requests.ReconstructRequest, name)
+
+    login = command("login", _login, "Let somebody in when the studio listens to other machines.")
+    login.add_argument("name", help="small letters, digits, - and _; the password is asked for")
+
+    compare = command("compare", _compare, "Several models on the same words or the same picture.")
+    compare.add_argument("--models", required=True, help="names of the catalog or paths, separated by commas")
+    compare.add_argument("--image", help="a picture that VQGANs read and redraw; without, models draw the prompt")
+    compare.add_argument("--out", type=Path, required=True, help="the folder for the pictures, the sheet and the JSON")
+    for name in ("prompt", "style", "steps", "cfg_scale", "seed"):
+        _add_control(compare, requests.GenerateRequest, name)
 
     command("models", _models, "What is in the catalog.")
 
@@ -133,7 +147,17 @@ def _asked(arguments, request, **more):
 def _studio(arguments):
     from studio import server
 
-    server.serve(_home(arguments), arguments.host, arguments.port, arguments.device)
+    devices = [name.strip() for name in (arguments.devices or arguments.device).split(",")]
+    server.serve(_home(arguments), arguments.host, arguments.port, devices, arguments.listen)
+
+
+def _login(arguments):
+    password = getpass.getpass("Password: ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
+    home = _home(arguments)
+    home.mkdir(parents=True, exist_ok=True)
+    Logins(home).add(arguments.name, password)
+    _say(f"{arguments.name} may come in; `python app.py --listen` opens the studio to others.")
+    return {"login": arguments.name}
 
 
 def _generate(arguments):
@@ -188,6 +212,31 @@ def _reconstruct(arguments):
         "codes_used": result.codes_used,
         "perplexity": result.perplexity,
     }
+
+
+def _compare(arguments):
+    home = _home(arguments)
+    task = "reconstruct" if arguments.image else "generate"
+    rows = [catalog.find(name.strip(), task, home) for name in arguments.models.split(",")]
+    if arguments.image:
+        base = requests.ReconstructRequest(image=_picture(arguments.image, requests.ReconstructRequest.max_side))
+    else:
+        base = _asked(arguments, requests.GenerateRequest)
+    request = requests.CompareRequest(base, (comparison.of_models(base, rows),))
+    cells, engine, pictures, records, made = request.cells(), _engine(arguments), {}, {}, []
+    for place in request.order():
+        result = engine.run(cells[place], _progress)
+        pictures[place] = result.reconstruction if arguments.image else result.pictures[0].image
+        records[place] = result.record
+        path = arguments.out / comparison.file_of(place)
+        images.write_png(path, pictures[place], result.record)
+        seed = None if arguments.image else cells[place].seed
+        made.append({"path": str(path), "seed": seed, "seconds": result.seconds, "model": cells[place].model})
+    sheet = comparison.sheet(request, pictures)
+    images.write_bytes(arguments.out / comparison.SHEET, images.png_bytes(sheet))
+    images.write_bytes(arguments.out / comparison.TABLE, comparison.table(request, records).encode())
+    _say(f"{arguments.out / comparison.SHEET}")
+    return {"pictures": made, "sheet": str(arguments.out / comparison.SHEET)}
 
 
 def _models(arguments):

@@ -16,6 +16,7 @@ WORDS = "words"  # the axis that replaces words of the prompt
 LEFT_OUT = ("count",)  # a cell is one picture
 RANGE = re.compile(r"(-?[\d.]+)\s*-\s*(-?[\d.]+)(?:\s*\(\+?\s*([\d.]+)\))?")
 FONTS = ("NotoSansCJK-Regular.ttc", "NotoSansCJKsc-Regular.otf", "msyh.ttc", "PingFang.ttc", "DejaVuSans.ttf")
+SHEET, TABLE = "comparison.png", "comparison.json"  # of the folder of a comparison
 LABEL, GAP, LINE = 16, 6, 24  # pixels: of letters, between cells, of a line of labels
 
 
@@ -120,17 +121,23 @@ def sheet(request, pictures):
 def write_folder(request, entries, stream):
     """Write a comparison as a ZIP file: its pictures by page, row and column, and what they are as JSON."""
     places = by_place(request, entries)
-    cells = [
-        {"file": _file(place), "place": place, "labels": _labels(request, place), "record": entry.record}
-        for place, entry in sorted(places.items())
-    ]
     with zipfile.ZipFile(stream, "w") as archive:  # PNG is compressed already
         for place, entry in places.items():
-            archive.write(entry.path, _file(place))
-        archive.writestr("comparison.json", json.dumps({"cells": cells}, ensure_ascii=False, indent=1))
+            archive.write(entry.path, file_of(place))
+        archive.writestr(TABLE, table(request, {place: entry.record for place, entry in places.items()}))
 
 
-def _file(place):
+def table(request, records):
+    """What lies where in the folder of a comparison, as JSON; `records` are those of its cells by place."""
+    cells = [
+        {"file": file_of(place), "place": place, "labels": _labels(request, place), "record": record}
+        for place, record in sorted(records.items())
+    ]
+    return json.dumps({"cells": cells}, ensure_ascii=False, indent=1)
+
+
+def file_of(place):
+    """The name of the picture of a cell in the folder of its comparison."""
     return "page {2}, row {1}, column {0}.png".format(*(index + 1 for index in place))
 
 

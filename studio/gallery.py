@@ -22,6 +22,7 @@ from studio.database import spaced
 
 THUMBNAIL = 256  # pixels of the longer side
 DAY = 24 * 3600
+OF_USER = "@"  # begins the name of a folder that is one user's
 KEPT = DAY  # seconds in which a deletion can be undone
 
 log = logging.getLogger(__name__)
@@ -100,7 +101,8 @@ class Gallery:
     def add(self, image, record, seed=None, job="", user=""):
         """Keep a picture; returns its `Entry` once file and row are safe. Raises `OSError` if the disk refuses."""
         number = secrets.token_hex(8)
-        path = self.folder / datetime.date.today().isoformat() / f"{number}.png"
+        folder = self.folder / f"{OF_USER}{user}" if user else self.folder
+        path = folder / datetime.date.today().isoformat() / f"{number}.png"
         record = record | {"seed": seed, "job": job}
         images.write_png(path, image, record)
         return self._insert(number, path, record, seed, job, time.time(), user)
@@ -237,7 +239,10 @@ class Gallery:
             path = files[number]
             try:
                 record = images.read_record(path)
-                self._insert(number, path, record, record.get("seed"), record.get("job", ""), path.stat().st_mtime)
+                first = path.relative_to(self.folder).parts[0]
+                user = first.removeprefix(OF_USER) if first.startswith(OF_USER) else ""
+                made = path.stat().st_mtime
+                self._insert(number, path, record, record.get("seed"), record.get("job", ""), made, user)
             except (BadPicture, KeyError, ValueError, OverflowError, sqlite3.Error) as error:
                 log.warning("%s is left where it lies: %r", path, error)  # not one of ours, or damaged
 

@@ -11,6 +11,7 @@ TEMPORARY = tempfile.TemporaryDirectory(prefix="atelier-")  # of this process, a
 os.environ["GRADIO_TEMP_DIR"] = TEMPORARY.name
 
 import gradio as gr  # noqa: E402
+from gradio.context import LocalContext  # noqa: E402
 
 from studio.security import Guard  # noqa: E402
 from studio.tabs import compare, gallery, generate, reconstruct  # noqa: E402
@@ -70,6 +71,12 @@ def theme():
     )
 
 
+def visitor():
+    """The name of the login that the page is answering just now; empty without logins."""
+    request = LocalContext.request.get(None)
+    return (request and request.username) or ""
+
+
 def build(studio):
     """The `gr.Blocks` over a `studio` with `home`, `jobs`, `gallery` and `votes`."""
     with gr.Blocks(title="Atelier", analytics_enabled=False, fill_width=True, delete_cache=(HOUR, 24 * HOUR)) as demo:
@@ -88,12 +95,13 @@ def build(studio):
     return demo
 
 
-def launch(demo, host, port, home, *, block=True):
-    """Serve the page; returns its address."""
+def launch(demo, host, port, home, logins=None, *, block=True):
+    """Serve the page, behind `logins` if there are any; returns its address."""
     _, address, _ = demo.launch(
         server_name=host,
         server_port=port,
         prevent_thread_lock=not block,
+        auth=logins.check if logins else None,
         quiet=True,
         share=False,
         show_error=False,

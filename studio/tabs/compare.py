@@ -206,7 +206,7 @@ def wire(studio, parts, parts_of, tabs, demo):
         comparison.write_folder(compared, found.values(), stream)
         sheet = comparison.sheet(compared, {place: images.read_picture(entry.path) for place, entry in found.items()})
         return {
-            parts.sheet: gr.DownloadButton(value=temporary("comparison.png", images.png_bytes(sheet))),
+            parts.sheet: gr.DownloadButton(value=temporary(comparison.SHEET, images.png_bytes(sheet))),
             parts.folder: gr.DownloadButton(value=temporary("comparison.zip", stream.getvalue())),
         }
 

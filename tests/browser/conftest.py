@@ -49,12 +49,12 @@ def browser():
 
 
 @contextlib.contextmanager
-def running(home):
-    """Where the studio answers while inside: `python app.py` on the folder `home`."""
+def running(home, *options):
+    """Where the studio answers while inside: `python app.py` with `options` on the folder `home`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, str(ROOT / "app.py"), "--home", str(home), "--port", str(port)]
+    command = [sys.executable, str(ROOT / "app.py"), "--home", str(home), "--port", str(port), *options]
     with open(home / "studio.log", "w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     url = f"http://127.0.0.1:{port}"

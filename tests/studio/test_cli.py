@@ -13,6 +13,7 @@ from PIL import Image
 
 from engines.checkpoints import models
 from studio import cli, images
+from studio.logins import Logins
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent.parent
@@ -105,6 +106,35 @@ def test_a_picture_is_kept_as_tokens_and_drawn_again(capsys, home, tmp_path):
     assert np.abs(first - again).max() <= 1
     code, _, err = run(capsys, home, *common, str(tmp_path / "no.png"), str(tmp_path / "missing.npz"))
     assert code == 2 and "cannot be opened" in err
+
+
+def test_compare(capsys, home, tmp_path):
+    out = ["--out", str(tmp_path)]
+    code, found, _ = run(capsys, home, "compare", "--models", "painter,icons-diffusion", "--prompt", "disc", "--seed",
+                         "4", "--steps", "2", *out)  # fmt: skip
+    assert code == 0
+    assert [(row["model"], row["seed"]) for row in found["pictures"]] == [("painter", 4), ("icons-diffusion", 4)]
+    assert all(images.read_record(row["path"])["request"]["prompt"] == "disc" for row in found["pictures"])
+    assert Image.open(found["sheet"]).width > 2 * 128
+    code, _, err = run(capsys, home, "compare", "--models", "painter", "--prompt", "disc", *out)
+    assert code == 2 and "comparison of 1 pictures" in err
+
+
+def test_compare_on_a_picture(capsys, home, tmp_path):
+    Image.new("RGB", (50, 60), "red").save(tmp_path / "in.png")
+    code, found, _ = run(
+        capsys, home, "compare", "--models", "mirror,icons-vqgan", "--image", str(tmp_path / "in.png"),
+        "--out", str(tmp_path),
+    )  # fmt: skip
+    assert code == 0 and [Image.open(row["path"]).size for row in found["pictures"]] == [(50, 60)] * 2
+
+
+def test_login(capsys, home, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("correct horse\n"))
+    code, found, _ = run(capsys, home, "login", "ann")
+    assert code == 0 and found == {"login": "ann"} and Logins(home).check("ann", "correct horse")
+    monkeypatch.setattr("sys.stdin", io.StringIO("short\n"))
+    assert run(capsys, home, "login", "ann")[0] == 2
 
 
 def test_reconstruct_through_standard_streams(home):
