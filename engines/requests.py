@@ -10,6 +10,8 @@ import dataclasses
 import itertools
 import json
 import math
+import random
+import re
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -55,6 +57,8 @@ SUITED = {  # what suits each family of models that draw; the page offers it, an
     "latent-diffusion": {"steps": 20, "cfg_scale": 4.0},
     "token-transformer": {"steps": 12, "cfg_scale": 4.0},
 }
+
+CHOICE = re.compile(r"\{([^{}]*\|[^{}]*)\}")  # of a prompt
 
 MAX_PIXELS = 40_000_000
 MAX_CELLS = 100  # of a comparison
@@ -153,12 +157,22 @@ class GenerateRequest(FromWords):
             )
 
 
+def choose(text, seed):
+    """`text` with one of each of its choices `{red|blue}`, drawn by `seed`; inner ones are drawn before outer ones."""
+    rng = random.Random(seed)
+    while CHOICE.search(text):
+        text = CHOICE.sub(lambda found: rng.choice(found[1].split("|")), text)
+    return text
+
+
 def alone(request, index):
     """The request that draws picture `index` of the `GenerateRequest` `request` and nothing else."""
+    seed = (request.seed + index) % 2**32
     return dataclasses.replace(
         request,
+        prompt=choose(request.prompt, seed),
         count=1,
-        seed=(request.seed + index) % 2**32,
+        seed=seed,
         variation_seed=(request.variation_seed + index) % 2**32,
     )
 

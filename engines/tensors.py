@@ -52,3 +52,16 @@ def pad_to_multiple(x, multiple):
     height, width = x.shape[-2:]
     pad = (-width % multiple, -height % multiple)
     return torch.nn.functional.pad(x, (0, pad[0], 0, pad[1]), mode="replicate")
+
+
+def batched(conds, uncond):
+    """The extra arguments of all `conds`, a list of `(cond, weight)`, and then of `uncond`, as one batch."""
+    return {name: torch.cat([*(cond[name] for cond, _ in conds), uncond[name]]) for name in uncond}
+
+
+def added(outputs, conds):
+    """What a model says to all of `conds` together, and to none, of its `outputs` for the batch of them."""
+    *each, negative = outputs.chunk(len(conds) + 1)
+    if len(conds) == 1 and conds[0][1] == 1:
+        return each[0], negative
+    return negative + sum(weight * (said - negative) for said, (_, weight) in zip(each, conds, strict=True)), negative

@@ -83,9 +83,12 @@ class LatentDiffusion(nn.Module):
         return self.first_stage.decode(x * self.config.latent_std + self.latent_mean)
 
     def words(self, texts):
-        """The UNet's conditioning on a list of texts: `context (B, T, width)`, and `vector` where it takes one."""
+        """The UNet's conditioning on a list of texts: `context (B, T, width)`, and `vector` where it takes one.
+
+        A text may be pieces `(words, weight)`.
+        """
         tokens = torch.from_numpy(self.tokenizer.encode(texts)).to(self.latent_mean.device)
-        hidden, pooled = self.text(tokens)
+        hidden, pooled = self.text(tokens, torch.from_numpy(self.tokenizer.weights(texts)).to(tokens.device))
         return {"context": hidden, "vector": pooled} if self.config.unet.adm_dim else {"context": hidden}
 
     def surroundings(self, pictures, mask):

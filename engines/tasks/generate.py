@@ -7,7 +7,8 @@ import torch
 from engines import pictures, tensors
 from engines.diffusion import guidance, samplers, schedules
 from engines.errors import AtelierError, BadRequest
-from engines.requests import GenerateResult, Picture, Progress, alone
+from engines.requests import GenerateResult, Picture, Progress, alone, choose
+from engines.text import prompt
 from engines.text.captions import compose
 from engines.vqgan import decoding
 
@@ -25,10 +26,9 @@ def generate(request, model, on_progress=None):
     started = time.monotonic()
     _check(request, model)
     draw = DRAW[model.family]
-    at_once = max(1, PIXELS_AT_ONCE // (request.width * request.height))
-    batches = [range(first, min(first + at_once, request.count)) for first in range(0, request.count, at_once)]
+    batches = _batches(request)
     finished = []
-    for number, batch in enumerate(batches):
+    for number, (request, batch) in enumerate(batches):
 
         def report(index, count, look, number=number):
             if on_progress:
@@ -40,6 +40,16 @@ def generate(request, model, on_progress=None):
             raise AtelierError("The picture came out without numbers; lower the guidance or choose another sampler.")
         finished += map(Picture, tensors.to_images(drawn), _seeds(request, batch))
     return GenerateResult(tuple(finished), time.monotonic() - started)
+
+
+def _batches(request):
+    # requests, and which of their pictures are drawn at once
+    if choose(request.prompt, 0) != request.prompt:  # each picture has words of its own
+        return [(alone(request, index), range(1)) for index in range(request.count)]
+    at_once = max(1, PIXELS_AT_ONCE // (request.width * request.height))
+    return [
+        (request, range(first, min(first + at_once, request.count))) for first in range(0, request.count, at_once)
+    ]
 
 
 def _check(request, model):
@@ -56,7 +66,9 @@ def check_words(request, model):
     """Raise `BadRequest` if a request has more words than the model reads."""
     longest = model.config.text.context_length
     for name in ("prompt", "negative"):
-        count = model.tokenizer.count(compose(getattr(request, name), request.style if name == "prompt" else ""))
+        style = request.style if name == "prompt" else ""
+        texts = prompt.readings(choose(getattr(request, name), request.seed))
+        count = max(model.tokenizer.count(_styled(text, style)) for text in texts)
         if count > longest:
             raise BadRequest(f"The {name} has {count} tokens with its style; this model reads {longest}: shorten it.")
 
@@ -70,9 +82,23 @@ def _variations(request, batch):
 
 
 def _words(request, model, count):
-    """What the model is told of the words to follow, and of those to keep away from."""
-    asked = compose(request.prompt.strip(), request.style)
-    return model.words([asked] * count), model.words([request.negative.strip()] * count)
+    """What the model is told: `(share, conds)` for each stage of the words to follow, and of those to keep away from.
+
+    `conds` are as `guided` takes them.
+    """
+    asked = choose(request.prompt.strip(), request.seed)
+    stages = [
+        (share, [(model.words([_styled(prompt.weighted(part), request.style)] * count), weight)
+                 for part, weight in prompt.composed(text)])
+        for share, text in prompt.stages(asked)
+    ]  # fmt: skip
+    return stages, model.words([prompt.weighted(request.negative.strip())] * count)
+
+
+def _styled(pieces, style):
+    # the pieces of a text with its style, as `compose` puts it
+    text = "".join(words for words, _ in pieces)
+    return [*pieces, (compose(text, style).removeprefix(text), 1.0)]
 
 
 def _source(request, model):
@@ -95,13 +121,18 @@ def _diffuse(request, model, batch, report):
     interval = guidance.interval_of_steps(sigmas, request.cfg_start, request.cfg_end)
     if request.image is not None:
         sigmas = schedules.tail(sigmas, request.strength)
-    cond, uncond = _words(request, model, len(batch))
+    stages, uncond = _words(request, model, len(batch))
+    around = {}
     if model.inpaints:
         around = {"concat": model.nothing_around(len(batch), request.height, request.width)}
-        cond, uncond = cond | around, uncond | around
-    denoise = guidance.guided(
-        model.denoiser(), cond, uncond, request.cfg_scale, rescale=request.cfg_rescale, interval=interval
-    )
+    models = []
+    for share, conds in stages:
+        conds = [(cond | around, weight) for cond, weight in conds]
+        told = conds, uncond | around, request.cfg_scale
+        models.append(
+            (share, guidance.guided(model.denoiser(), *told, rescale=request.cfg_rescale, interval=interval))
+        )
+    denoise = guidance.by_stages(models, sigmas)
     x = _start(request, model, batch) * sigmas[0].item()
     if request.image is not None:
         x = _source(request, model) + x
@@ -152,8 +183,10 @@ def _fill(request, model, batch, report):
 def fill(request, model, tokens, hidden, chance, callback=None):
     """The maps `tokens (B, h, w)` with the places of `hidden` filled by the words of a request, as it asks."""
     order = decoding.by_halton(*tokens.shape[1:]) if request.order == "halton" else decoding.by_confidence
+    stages, uncond = _words(request, model, len(tokens))
+    models = [(share, decoding.guided(model.transformer, conds, uncond, request.cfg_scale)) for share, conds in stages]
     return decoding.decode(
-        decoding.guided(model.transformer, *_words(request, model, len(tokens)), request.cfg_scale),
+        decoding.by_stages(models, request.steps),
         tokens,
         hidden,
         chance,

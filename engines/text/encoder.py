@@ -144,8 +144,9 @@ class TextEncoder(nn.Module):
     """Tokens `(B, T)` int64 to `(hidden, pooled)`: `(B, T, width)` and `(B, width)`, both final-normed.
 
     `hidden` leaves out the last `skip_last` layers. `pooled` is the state of the first end-of-text
-    token after all layers: what the whole text says. Raises `BadRequest` for more than
-    `context_length` tokens and for a text without its end token.
+    token after all layers: what the whole text says. `weights (B, T)` move the states of tokens away from
+    those of a text without words, or towards them: 1 leaves a token as it is. Raises `BadRequest` for more
+    than `context_length` tokens and for a text without its end token.
     """
 
     def __init__(self, config):
@@ -154,7 +155,7 @@ class TextEncoder(nn.Module):
         self.text_model = TextTransformer(config)
         self._init_weights()
 
-    def forward(self, tokens):
+    def forward(self, tokens, weights=None):
         if tokens.shape[1] > self.config.context_length:
             raise BadRequest(
                 f"The text has {tokens.shape[1]} tokens; "
@@ -166,7 +167,13 @@ class TextEncoder(nn.Module):
                 f"A text has no end token ({self.config.end_token}): "
                 "it was cut, or comes from another tokenizer."
             )
-        return self.text_model(tokens, is_end.int().argmax(dim=1))
+        hidden, pooled = self.text_model(tokens, is_end.int().argmax(dim=1))
+        if weights is not None and (weights != 1).any():
+            silent = torch.full_like(tokens, self.config.end_token)
+            silent[:, 0] = tokens[:, 0]
+            nothing = self(silent)[0]
+            hidden = nothing + weights[..., None] * (hidden - nothing)
+        return hidden, pooled
 
     def _init_weights(self):
         """CLIP's own initialisation: residual branches shrink with the number of layers."""

@@ -79,12 +79,23 @@ class Tokenizer:
         return cls(bpe.to_str(), context_length)
 
     def encode(self, texts):
-        """A list of texts as int64 `(B, context_length)`; a long one loses its last tokens, never its end."""
+        """A list of texts as int64 `(B, context_length)`; a long one loses its last tokens, never its end.
+
+        A text may be pieces `(words, weight)` as `prompt.weighted` gives them.
+        """
         ids = np.full((len(texts), self.context_length), self.end_token, dtype=np.int64)
         for row, text in zip(ids, texts, strict=True):
             tokens = [self.start_token, *self._tokens(text)][: self.context_length - 1]
             row[: len(tokens)] = tokens
         return ids
+
+    def weights(self, texts):
+        """The weight of each token that `encode` gives, float32 `(B, context_length)`; 1 for start, end and strings."""
+        weights = np.ones((len(texts), self.context_length), dtype=np.float32)
+        for row, text in zip(weights, texts, strict=True):
+            known = [1.0, *(weight for tokens, weight in self._pieces(text) for _ in tokens)][: len(row) - 1]
+            row[: len(known)] = known
+        return weights
 
     def count(self, text):
         """Tokens of the whole text with start and end; more than `context_length` means it will be cut."""
@@ -99,4 +110,14 @@ class Tokenizer:
         return self._bpe.to_str()
 
     def _tokens(self, text):
-        return self._bpe.encode(normalise(text), add_special_tokens=False).ids
+        return [token for tokens, _ in self._pieces(text) for token in tokens]
+
+    def _pieces(self, text):
+        # tokens and weight of each piece; what follows without a space in the text has none before its tokens
+        pieces, before = [(text, 1.0)] if isinstance(text, str) else text, " "
+        for words, weight in pieces:
+            normal = normalise(words)
+            if not (before[-1:].isspace() or words[:1].isspace()):
+                normal = normal.removeprefix(" ")
+            yield self._bpe.encode(normal, add_special_tokens=False).ids, weight
+            before = words

@@ -4,6 +4,7 @@ Each step guesses every hidden token, keeps the guesses that come first in the o
 again. Training hides by the same schedule.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -148,14 +149,32 @@ def guided(model, cond, uncond, cfg_scale):
     """A `model(tokens, hidden) -> logits` that leans away from `uncond` towards `cond`; `cfg_scale` 1 is off.
 
     Classifier-free guidance on logits (Chang et al., 2023, section 2.7). `cond` and `uncond` hold the
-    model's extra arguments, tensors batched like the tokens.
+    model's extra arguments, tensors batched like the tokens; `cond` may be a list of `(cond, weight)`, as in
+    `diffusion.guidance`.
     """
+    conds = cond if isinstance(cond, list) else [(cond, 1.0)]
+    alone = conds[0][0] if len(conds) == 1 and conds[0][1] == 1 else None
 
     def logits(tokens, hidden):
-        if cfg_scale == 1:
-            return model(tokens, hidden, **cond)
-        both = {name: torch.cat([cond[name], uncond[name]]) for name in cond}
-        positive, negative = model(torch.cat([tokens, tokens]), torch.cat([hidden, hidden]), **both).chunk(2)
+        if alone is not None and cfg_scale == 1:
+            return model(tokens, hidden, **alone)
+        told, times = tensors.batched(conds, uncond), len(conds) + 1
+        outputs = model(torch.cat([tokens] * times), torch.cat([hidden] * times), **told)
+        positive, negative = tensors.added(outputs, conds)
         return negative + cfg_scale * (positive - negative)
+
+    return logits
+
+
+def by_stages(models, steps):
+    """A `model(tokens, hidden)` that is another from some share of the steps on; `models` are `(share, model)`.
+
+    It is to be asked once a step, as `decode` does.
+    """
+    begins, asked = [(round(share * steps), model) for share, model in models], itertools.count()
+
+    def logits(tokens, hidden):
+        step = next(asked)
+        return [model for begin, model in begins if begin <= step][-1](tokens, hidden)
 
     return logits

@@ -56,9 +56,13 @@ class TokenGenerator(nn.Module):
         return self.transformer.bias.device
 
     def words(self, texts):
-        """The transformer's conditioning on a list of texts: `context (B, T, width)`."""
+        """The transformer's conditioning on a list of texts: `context (B, T, width)`.
+
+        A text may be pieces `(words, weight)`.
+        """
         tokens = torch.from_numpy(self.tokenizer.encode(texts)).to(self.device)
-        return {"context": self.text(tokens)[0]}
+        weights = torch.from_numpy(self.tokenizer.weights(texts)).to(self.device)
+        return {"context": self.text(tokens, weights)[0]}
 
     def encode(self, pictures):
         """Tokens `(B, h, w)` of pictures `(B, 3, H, W)`."""

@@ -1,0 +1,47 @@
+"""The language of prompts: schedules, composition and weights, as A1111 and its successors write them.
+
+    [fox:wolf:0.5]          a fox for half of the steps, then a wolf
+    a fox AND a forest:0.8  both at once, each by its own guidance (Liu et al., 2022, eq. 11)
+    (red:1.3) [tail]        more of the red, less of the tail
+
+What is not written quite so stands for itself. Choices, `{red|blue}`, are taken by `requests.choose` before.
+"""
+
+import re
+
+SCHEDULE = re.compile(r"\[([^\[\]:]*):([^\[\]:]*):\s*(0?\.\d+|[01](?:\.\d*)?)\s*\]")
+WEIGHT = re.compile(r"\(([^()]*):\s*(\d*\.?\d+)\s*\)|\[([^\[\]:]+)\]")
+COMPOSED = re.compile(r"(.*?)(?::\s*(-?\d*\.?\d+))?\s*\Z", re.DOTALL)
+LESS = 1 / 1.1  # what square brackets make of words
+
+
+def stages(text):
+    """`(share, text)` for each share of the steps, from 0 on, from which a scheduled `text` is another one."""
+    shares = sorted({0.0} | {float(found[3]) for found in SCHEDULE.finditer(text)} - {1.0})
+    return [(share, SCHEDULE.sub(lambda found, share=share: found[1 + (share >= float(found[3]))], text))
+            for share in shares]  # fmt: skip
+
+
+def composed(text):
+    """`(text, weight)` of each prompt that is joined to others by AND; of a single one the weight is 1."""
+    parts = re.split(r"\s+AND\s+", text)
+    if len(parts) == 1:
+        return [(text, 1.0)]
+    found = [COMPOSED.match(part) for part in parts]
+    return [(match[1].strip(), float(match[2] or 1)) for match in found]
+
+
+def weighted(text):
+    """`(words, weight)` of each piece of a text; together the pieces are the text without its marks."""
+    pieces, end = [], 0
+    for found in WEIGHT.finditer(text):
+        pieces += [(text[end : found.start()], 1.0)]
+        pieces += [(found[1], float(found[2]))] if found[2] else [(found[3], LESS)]
+        end = found.end()
+    pieces.append((text[end:], 1.0))
+    return [(words, weight) for words, weight in pieces if words]
+
+
+def readings(text):
+    """Each text, as pieces, that a prompt is read as at some time."""
+    return [weighted(part) for _, stage in stages(text) for part, _ in composed(stage)]
