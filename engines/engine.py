@@ -10,7 +10,7 @@ import torch
 from engines import catalog, requests
 from engines.checkpoints import models
 from engines.errors import AtelierError
-from engines.runtime import PeakMemory, choose_device, memory_budget
+from engines.runtime import PeakMemory, choose_device, device_name, memory_budget, total_memory
 from engines.tasks.codebook import codebook
 from engines.tasks.generate import generate
 from engines.tasks.measure import measure
@@ -42,6 +42,8 @@ class Engine:
         """The result of `request`. Raises `AtelierError` with a sentence, or `Cancelled` from `on_progress`."""
         if isinstance(request, requests.MeasureRequest):
             return measure(request, self.device)
+        if isinstance(request, requests.EngineRequest):
+            return self._engine(request)
         task, function = TASKS[type(request)]
         row = catalog.find(request.model, task, self.home)
         model = self.load(row)
@@ -56,9 +58,22 @@ class Engine:
                 torch.cuda.empty_cache()
         return self._recorded(result, request, model.sha256, peak.bytes)
 
+    def _engine(self, request):
+        if request.act != "status":
+            row = catalog.find(request.model, None, self.home)
+            if request.act == "load":
+                self.load(row)
+            else:
+                self._loaded.pop(self._key(row), None)
+        sizes = {
+            model.name: sum(tensor.nbytes for tensor in models.own_weights(model).values())
+            for model in self._loaded.values()
+        }
+        return requests.EngineResult(device_name(self.device), total_memory(self.device), self.budget, sizes)
+
     def load(self, row):
         """The model of a row of the catalog, on the device, loaded if it is not yet."""
-        key = row.path, row.path.stat().st_mtime_ns
+        key = self._key(row)
         if key not in self._loaded:
             first_stage = self.load(catalog.first_stage(row, self.home)) if row.first_stage else None
             self._loaded[key] = models.load(row.path, first_stage).to(self.device)
@@ -66,6 +81,10 @@ class Engine:
         while len(self._loaded) > 1 and self._held() > self.budget:
             self._loaded.popitem(last=False)
         return self._loaded[key]
+
+    @staticmethod
+    def _key(row):
+        return row.path, row.path.stat().st_mtime_ns
 
     def _held(self):
         # bytes of the loaded models; an autoencoder that several draw with is there once

@@ -218,6 +218,24 @@ class CodebookRequest:
         _check(self)
 
 
+ACTS = {
+    "status": "only tell",
+    "load": "load a model ahead of its first picture",
+    "unload": "free the memory of a model",
+}
+
+
+@dataclass(frozen=True)
+class EngineRequest:
+    """What the engine holds; before it tells, a model is loaded or unloaded if that is asked."""
+
+    act: str = _choice("status", ACTS, "what is done first")
+    model: str = _free("", "the model that is loaded or unloaded")
+
+    def __post_init__(self):
+        _check(self)
+
+
 @dataclass(frozen=True)
 class MeasureRequest:
     """How far two pictures of one size are from each other."""
@@ -285,6 +303,7 @@ TASKS = {
     "resample": ResampleRequest,
     "codebook": CodebookRequest,
     "measure": MeasureRequest,
+    "engine": EngineRequest,
     "compare": CompareRequest,
 }
 
@@ -366,6 +385,16 @@ class MeasureResult:
     ssim: float
     distance: float
     seconds: float
+
+
+@dataclass(frozen=True)
+class EngineResult:
+    """The engine's device by name, its memory in bytes where that is known, and bytes by the ids of loaded models."""
+
+    device: str
+    memory: int | None
+    budget: int
+    loaded: dict[str, int]
 
 
 @dataclass(frozen=True)

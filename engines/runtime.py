@@ -1,6 +1,7 @@
 """Where and how precisely the engine computes."""
 
 import os
+import platform
 from pathlib import Path
 
 import torch
@@ -36,14 +37,26 @@ def autocast(device):
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
 
 
+def device_name(device):
+    """What the machine calls a device."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def total_memory(device):
+    """Bytes of memory that a device has, an NVIDIA GPU its own and others the machine's; None if nobody tells."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows does not tell
+        return None
+
+
 def memory_budget(device):
     """Bytes that loaded models may take on a device: half of an NVIDIA GPU's, elsewhere a quarter of the machine's."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory // 2
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
-    except (AttributeError, ValueError, OSError):  # Windows does not tell
-        return 4 * 2**30
+    return (total_memory(device) or 16 * 2**30) // (2 if device.type == "cuda" else 4)
 
 
 class PeakMemory:

@@ -42,6 +42,9 @@ MIGRATIONS = (  # what each version of the file adds to the one before; never ch
         user TEXT NOT NULL, created REAL NOT NULL, job TEXT NOT NULL, one TEXT NOT NULL, other TEXT NOT NULL,
         share REAL NOT NULL
     );
+    CREATE TABLE presets (
+        user TEXT NOT NULL, name TEXT NOT NULL, settings TEXT NOT NULL, PRIMARY KEY (user, name)
+    );
     """,
 )
 CHINESE = re.compile(r"([\u3400-\u9fff])")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from engines.errors import BadRequest
 
-FOLDERS = ("models", "gallery", "thumbnails", "inputs", "runs")
+FOLDERS = ("models", "gallery", "thumbnails", "inputs", "runs", "wildcards")
 _held = {}  # open lock files by home: the lock lasts as long as the file is open
 
 

@@ -64,6 +64,15 @@ def test_models_stay_loaded_until_others_need_their_room(home, monkeypatch, budg
     assert seen == loaded
 
 
+def test_models_are_loaded_and_unloaded_when_asked(home):
+    engine = Engine(home, "cpu")
+    assert engine.run(requests.EngineRequest()).loaded == {}
+    loaded = engine.run(requests.EngineRequest("load", "painter")).loaded
+    assert set(loaded) == {"mirror", "painter"} and all(loaded.values())
+    left = engine.run(requests.EngineRequest("unload", "painter"))
+    assert set(left.loaded) == {"mirror"} and left.device and left.memory > left.budget > 0
+
+
 def test_an_autoencoder_counts_once_beside_the_model_that_draws_with_it(home):
     engine = Engine(home, "cpu")
     engine.run(request())

@@ -16,6 +16,7 @@ VALID = {
     "reconstruct": {"image": PICTURE},
     "resample": {"prompt": "a red fox", "tokens": PICTURE, "mask": PICTURE},
     "codebook": {},
+    "engine": {},
     "measure": {"image": PICTURE, "other": PICTURE[::-1]},
     "compare": {"base": GenerateRequest(prompt="a red fox"), "axes": (({"seed": 1}, {"seed": 2}),)},
 }

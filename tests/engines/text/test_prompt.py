@@ -11,7 +11,9 @@ from engines.tasks.generate import generate
 from engines.text import prompt
 from tests import tiny
 
-PLAIN = ["a red fox, flat", "一只红狐狸，扁平", "what (is) this? [sic", "A button (blood type)", "a{b}c", "", "keycap: *"]
+PLAIN = [
+    "a red fox, flat", "一只红狐狸，扁平", "what (is) this? [sic", "A button (blood type)", "a{b}c", "", "keycap: *",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("text", PLAIN)
