@@ -9,6 +9,7 @@ from pathlib import Path
 
 from engines.checkpoints import files
 from engines.errors import AtelierError, BadCheckpoint, BadRequest, unknown
+from engines.text.tokenizer import Tokenizer
 
 ASSETS = Path(__file__).parent.parent / "assets"
 TASKS = {
@@ -74,6 +75,15 @@ def read(path):
         card=card,
         first_stage=metadata.get("first_stage"),
     )
+
+
+def tokenizer(row):
+    """The tokenizer that the model of a row reads words by; None for one that reads none."""
+    _, metadata = files.read_header(row.path)
+    config = metadata.get("config", {})
+    if "tokenizer" not in config:
+        return None
+    return Tokenizer(config["tokenizer"], config["text"]["context_length"])
 
 
 def find(name, task=None, home=None):

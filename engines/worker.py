@@ -9,10 +9,12 @@ import multiprocessing
 import signal
 import threading
 import uuid
+from pathlib import Path
 
 from engines.errors import AtelierError, Cancelled
 
 POLL_SECONDS = 0.1
+LOG = "atelier.log"  # in the home
 
 log = logging.getLogger(__name__)
 
@@ -103,10 +105,20 @@ class Worker:
         self._process = None
 
 
+def start_log(home, name):
+    """Write what the process called `name` logs to standard error and, where there is one, into the home's log."""
+    handlers = [logging.StreamHandler()]
+    if home:
+        path = Path(home) / LOG
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(path, encoding="utf-8"))
+    logging.basicConfig(format=f"%(asctime)s {name} %(levelname)s %(message)s", handlers=handlers)
+
+
 def _serve(connection, stop, home, device):
     # The other side: the studio's Ctrl+C is the studio's to handle, and a closed pipe is the end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    logging.basicConfig(format="%(asctime)s engine %(levelname)s %(message)s")
+    start_log(home, "engine")
     try:
         from engines.engine import Engine
 

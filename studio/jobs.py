@@ -138,6 +138,7 @@ class Jobs:
         self._latest = collections.OrderedDict()  # the final JobStates of the latest jobs, with their results
         self._aside = collections.Counter()  # looks that wait for each worker
         self._paces = {}  # measured seconds for a unit of work, by model and sampler
+        self._memories = {}  # measured bytes, by model and size of the picture
         self._closed = False
         with self._changed:
             self._recover()
@@ -262,7 +263,11 @@ class Jobs:
         return found + self._stored(f"user = ? AND state IN {FINAL} ORDER BY created DESC LIMIT ?", (user, latest))
 
     def estimate(self, request):
-        """About how many seconds a request would take by itself, as measured so far; None where nothing was."""
+        """Seconds and bytes that a request would take by itself, as measured so far; each None where nothing was."""
+        known = [self._memories.get(_shape(piece)) for piece in pieces(request)]
+        return self._seconds(request), None if None in known else max(known)
+
+    def _seconds(self, request):
         times = [self._time(piece) for piece in pieces(request)]
         return None if None in times else sum(times)
 
@@ -314,10 +319,10 @@ class Jobs:
         if waiting and waiting.held:
             return waiting.state("held")
         if waiting:
-            before, own = list(self._order()), self.estimate(waiting.request)
+            before, own = list(self._order()), self._seconds(waiting.request)
             del before[before.index(waiting) :]
             times = [run.seconds_left for run in self._running.values()]
-            times += [self.estimate(job.request) for job in before]
+            times += [self._seconds(job.request) for job in before]
             left = None if None in [*times, own] else sum(times) / len(self._workers) + own
             return waiting.state("waiting", ahead=len(times), seconds_left=left)
         stored = self._stored("id = ? AND user = ?", (job, user))
@@ -421,6 +426,9 @@ class Jobs:
             if run.wish == "skip" and not self._closed:
                 return None
             raise
+        with self._changed:
+            if work(piece) and result.memory:
+                self._memories[_shape(piece)] = result.memory
         with _on_disk(run.job.id):
             self._keep(run, result)
         return result
@@ -473,6 +481,11 @@ class Jobs:
 def _kind(request):
     # what is drawn at one pace
     return request.model, request.sampler
+
+
+def _shape(request):
+    # what takes one amount of memory
+    return (request.model, request.width, request.height) if work(request) else None
 
 
 def _no_such_job():

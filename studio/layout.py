@@ -13,23 +13,28 @@ os.environ["GRADIO_TEMP_DIR"] = TEMPORARY.name
 import gradio as gr  # noqa: E402
 from gradio.context import LocalContext  # noqa: E402
 
+from studio import api, texts  # noqa: E402
 from studio.security import Guard  # noqa: E402
-from studio.tabs import compare, gallery, generate, reconstruct  # noqa: E402
+from studio.tabs import compare, gallery, generate, models, reconstruct, system  # noqa: E402
+from studio.tabs.coming import Coming  # noqa: E402
 from studio.texts import I18N, t  # noqa: E402
 
-TABS = {"generate": generate, "reconstruct": reconstruct, "compare": compare, "gallery": gallery}
+TABS = {
+    "generate": generate,
+    "reconstruct": reconstruct,
+    "inpaint": Coming("inpaint"),
+    "upscale": Coming("upscale"),
+    "compare": compare,
+    "gallery": gallery,
+    "train": Coming("train"),
+    "models": models,
+    "system": system,
+}
 ASSETS = Path(__file__).parent.parent / "assets"
 MAX_UPLOAD = "64mb"
 HOUR = 3600
 
-# Ctrl+Enter presses the button of the tab that is seen.
-SHORTCUTS = """() => {
-  document.addEventListener('keydown', event => {
-    if (event.key !== 'Enter' || !(event.ctrlKey || event.metaKey)) return;
-    const button = [...document.querySelectorAll('button.run')].find(b => b.offsetParent && !b.disabled);
-    if (button) { event.preventDefault(); button.click(); }
-  }, true);
-}"""
+KEYS = ("run", "stop", "turn", "help", "close")  # of the shortcuts, as the texts name them
 
 
 def theme():
@@ -71,6 +76,15 @@ def theme():
     )
 
 
+def shortcuts():
+    """The list of all shortcuts, in both languages; the style sheet shows that of the browser."""
+    lists = []
+    for language in ("en", "zh"):
+        rows = "".join(f"<li>{texts.ROWS[f'key.{key}'][language == 'zh']}</li>" for key in KEYS)
+        lists.append(f'<ul lang="{language}">{rows}</ul>')
+    return "".join(lists)
+
+
 def visitor():
     """The name of the login that the page is answering just now; empty without logins."""
     request = LocalContext.request.get(None)
@@ -91,6 +105,8 @@ def build(studio):
                 parts[name].tab = opened
         for name, tab in TABS.items():
             tab.wire(studio, parts[name], parts, tabs, demo)
+        gr.HTML(f'<dialog id="shortcuts" aria-label="Shortcuts">{shortcuts()}</dialog>')
+        api.publish(studio)
     demo.queue(max_size=200, api_open=False, default_concurrency_limit=20)
     return demo
 
@@ -116,7 +132,7 @@ def launch(demo, host, port, home, logins=None, *, block=True):
         app_kwargs={"middleware": [Guard.middleware(host)]},
         theme=theme(),
         css_paths=[ASSETS / "style.css"],
-        js=SHORTCUTS,
+        js=(ASSETS / "shortcuts.js").read_text(encoding="utf-8"),
         i18n=I18N,
     )
     return address

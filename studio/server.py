@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import logging
 import signal
 import sys
 import threading
@@ -10,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engines.errors import BadRequest
-from engines.worker import Worker
+from engines.worker import Worker, start_log
 from studio.database import Database
 from studio.gallery import Gallery
 from studio.home import open_home
 from studio.jobs import Jobs
 from studio.logins import Logins
+from studio.presets import Presets
 from studio.security import LOCAL
 from studio.votes import Votes
 
@@ -25,12 +25,13 @@ NOBODY = "@nobody"  # no login can have this name
 
 @dataclass(frozen=True)
 class Studio:
-    """What the page works on; `gallery`, `jobs` and `votes` show each user their own alone."""
+    """What the page works on; everything but `home` shows each user their own alone."""
 
     home: Path
     gallery: Gallery
     jobs: Jobs
     votes: Votes
+    presets: Presets
 
 
 class Own:
@@ -51,11 +52,11 @@ def serve(home, host, port, devices, listen=False):
 
     Each of `devices` has a worker. Raises `BadRequest` if the home is in use, or if there is no login yet.
     """
-    logging.basicConfig(format="%(asctime)s studio %(levelname)s %(message)s")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stop of the system ends like Ctrl+C
     if host not in LOCAL:
         raise BadRequest(f"“{host}” is open to other machines; use --listen instead, which asks for logins.")
     home = open_home(home)
+    start_log(home, "studio")
     logins = Logins(home) if listen else None
     if listen and not logins:
         raise BadRequest("A studio for others needs logins: add one with `python app.py login NAME`, then start it.")
@@ -71,7 +72,7 @@ def serve(home, host, port, devices, listen=False):
     database = Database(home / "atelier.db")
     gallery = Gallery(home, database)
     jobs = Jobs(workers, gallery, database)
-    studio = Studio(home, Own(gallery, who), Own(jobs, who), Own(Votes(database), who))
+    studio = Studio(home, *(Own(part, who) for part in (gallery, jobs, Votes(database), Presets(database))))
     try:
         page = layout.build(studio)
         address = layout.launch(page, EVERYWHERE if listen else host, port, home, logins, block=False)

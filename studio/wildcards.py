@@ -11,7 +11,10 @@ DEEPEST = 4  # lists within lists
 
 
 def fill(text, home):
-    """`text` with each wildcard as a choice `{cat|dog}` of its lines. Raises `BadRequest` for a list that is not there."""
+    """`text` with each wildcard as a choice `{cat|dog}` of its lines.
+
+    Raises `BadRequest` for a list that is not there, or is empty, or leads too deep.
+    """
     for _ in range(DEEPEST):
         if not NAME.search(text):
             return text

@@ -65,7 +65,7 @@ def draw(studio):
             blind = gr.Checkbox(label=t("compare.blind"), info=t("compare.blind.help"), elem_id="compare-blind")
             with gr.Row(elem_classes="actions"):
                 run = gr.Button(t("compare"), variant="primary", elem_id="compare-run", elem_classes="run")
-                stop = gr.Button(t("stop"), interactive=False, elem_id="compare-stop")
+                stop = gr.Button(t("stop"), interactive=False, elem_id="compare-stop", elem_classes="halt")
         with gr.Column(elem_classes="result"):
             line = gr.HTML(elem_id="compare-status", elem_classes="line")
             gr.Markdown(t("compare.empty"), elem_id="compare-empty", elem_classes=["hint", "empty"])
@@ -139,7 +139,7 @@ def wire(studio, parts, parts_of, tabs, demo):
         own = {"seed": given["seed"] or 0, "count": 1, "random_seed": False}
         if given["prompt"].strip():
             own |= {"prompt": given["prompt"], "noise_only": False}
-        base = requested(generate | own)
+        base = requested(studio, generate | own)
         axes = [
             comparison.points(base, given[f"{name} field"], given[f"{name} values"])
             for name in AXES if given[f"{name} field"]

@@ -6,16 +6,19 @@ from types import SimpleNamespace
 
 import gradio as gr
 
-from engines.catalog import catalog
+from engines.catalog import catalog, tokenizer
 from engines.errors import BadRequest
-from engines.requests import SUITED, GenerateRequest
-from studio import gallery, images
+from engines.requests import SUITED, GenerateRequest, choose
+from engines.text.captions import compose
+from engines.text.prompt import readings
+from studio import gallery, images, wildcards
 from studio.jobs import FINAL
-from studio.tabs import queue
+from studio.tabs import browser, queue
 from studio.tabs.common import Upload, control, guard, model_control, named, remembered, standing, style_control
 from studio.texts import say, t
 
 EXAMPLES = ("cat face, flat", "bus, 3d", "red heart, glossy", "man mage, 3d", "苹果，卡通", "太阳，立体")
+FORESEEN = ("prompt", "model", "style", "count", "steps", "width", "height", "cfg_scale", "sampler")
 SHOWN = 12  # pictures on the page when it opens
 COLUMNS = {1: 1, 2: 4, 3: 9, 4: 16}  # of the gallery, and the most pictures for which they do
 
@@ -30,12 +33,15 @@ def draw(studio):
     with gr.Row(elem_id="generate-page", elem_classes="page"):
         with gr.Column(elem_classes="ask"):
             add("prompt", lines=2, max_lines=6, autofocus=True, placeholder=t("prompt.placeholder"))
+            forecast = gr.HTML(elem_id="generate-forecast")
+            with gr.Accordion(t("craft"), open=False, elem_id="generate-craft"):
+                gr.Markdown(t("craft.help"), elem_classes="hint")
             with gr.Row(elem_classes="chips"):
                 chips = [gr.Button(text, size="sm", elem_classes="chip", min_width=0) for text in EXAMPLES]
             fields["style"] = style_control("generate")
             with gr.Row(elem_classes="actions"):
                 run = gr.Button(t("generate"), variant="primary", elem_id="generate-run", elem_classes="run")
-                stop = gr.Button(t("stop"), interactive=False, elem_id="generate-stop")
+                stop = gr.Button(t("stop"), interactive=False, elem_id="generate-stop", elem_classes="halt")
             with gr.Row(elem_classes="actions", visible=False) as verbs:
                 finish = gr.Button(t("finish"), size="sm", elem_id="generate-finish")
                 skip = gr.Button(t("skip"), size="sm", elem_id="generate-skip")
@@ -98,6 +104,15 @@ def draw(studio):
                 add("order")
                 add("temperature")
                 add("top_k")
+            with gr.Row(elem_classes="presets"):
+                preset = gr.Dropdown(
+                    [], label=t("preset"), info=t("preset.help"), allow_custom_value=True, elem_id="generate-preset"
+                )
+            with gr.Row(elem_classes="actions"):
+                load_preset = gr.Button(t("preset.load"), size="sm", elem_id="generate-preset-load")
+                save_preset = gr.Button(t("preset.save"), size="sm", elem_id="generate-preset-save")
+                forget_preset = gr.Button(t("preset.forget"), size="sm", elem_id="generate-preset-forget")
+                link = gr.Button(t("link"), size="sm", elem_id="generate-link")
             reuse = gr.UploadButton(t("read_settings"), file_types=[".png"], size="sm", elem_id="generate-reuse")
             gr.Markdown(t("read_settings.help"), elem_classes="hint")
     return SimpleNamespace(
@@ -107,6 +122,8 @@ def draw(studio):
         preview=preview, pictures=pictures, details=details,
         download=download, use_seed=use_seed, use_settings=use_settings, to_image=to_image,
         to_reconstruct=to_reconstruct, reuse=reuse,
+        forecast=forecast, preset=preset, load_preset=load_preset, save_preset=save_preset,
+        forget_preset=forget_preset, link=link,
         asked=fields | {"image": image, "noise_only": noise_only, "random_seed": random_seed},
         job=gr.BrowserState("", storage_key="atelier-job", secret="atelier"), entries=gr.State([]), chosen=gr.State(0),
     )  # fmt: skip
@@ -143,7 +160,7 @@ def wire(studio, parts, parts_of, tabs, demo):
         ]
 
     def submit(values):
-        asked = requested(named(parts.asked, values))
+        asked = requested(studio, named(parts.asked, values))
         job = studio.jobs.submit(asked)
         return {parts.job: job, parts.fields["seed"]: asked.seed, parts.run: gr.Button(interactive=False)}
 
@@ -218,7 +235,30 @@ def wire(studio, parts, parts_of, tabs, demo):
     def read_settings(path, request: gr.Request):
         return filled(studio, parts, images.read_record(path), request)
 
+    def forecast(values, request: gr.Request):
+        given = named(parts.asked, values)
+        return {parts.forecast: foreseen(studio, given, request)}
+
+    def look_presets(name):
+        return gr.Dropdown(studio.presets.names(), value=name)
+
+    def save_preset(values):
+        name = values[parts.preset] or ""
+        settings = {name: values[component] for name, component in kept.items()}
+        studio.presets.save(name, settings)
+        return {parts.preset: look_presets(name.strip())}
+
+    def load_preset(name):
+        settings = studio.presets.load(name or "")
+        return {component: settings[name] for name, component in kept.items() if name in settings}
+
+    def forget_preset(name):
+        studio.presets.forget(name or "")
+        return look_presets(None)
+
     form = list(parts.asked.values())
+    # Settings that a preset, a browser and a link keep: all but pictures.
+    kept = {name: component for name, component in parts.asked.items() if name != "image"}
     follower = {
         "inputs": parts.job, "outputs": shown, "show_progress": "hidden", "concurrency_limit": None,
         "api_visibility": "private",
@@ -231,6 +271,17 @@ def wire(studio, parts, parts_of, tabs, demo):
         api_visibility="private",
     ).success(guard(follow), **follower)
     demo.load(guard(opened), **follower)
+    gr.on(
+        [demo.load, *(parts.fields[name].change for name in FORESEEN)],
+        guard(forecast), set(form), parts.forecast, trigger_mode="always_last", show_progress="hidden",
+        api_visibility="private",
+    )  # fmt: skip
+    demo.load(lambda: look_presets(None), None, parts.preset, show_progress="hidden", api_visibility="private")
+    quiet = {"show_progress": "hidden", "api_visibility": "private"}
+    parts.save_preset.click(guard(save_preset), {parts.preset, *kept.values()}, parts.preset, **quiet)
+    parts.load_preset.click(guard(load_preset), parts.preset, list(kept.values()), **quiet)
+    parts.forget_preset.click(guard(forget_preset), parts.preset, parts.preset, **quiet)
+    browser.wire_form(demo, kept, parts.link, [row.id for row in catalog(studio.home).values()])
     parts.fields["model"].change(
         guard(suit), parts.fields["model"],
         [parts.fields["sampler"], parts.fields["scheduler"], parts.guidance_more, parts.tokens_more],
@@ -265,9 +316,9 @@ def wire(studio, parts, parts_of, tabs, demo):
     parts.reuse.upload(guard(read_settings), parts.reuse, form, show_progress="hidden", api_visibility="private")
 
 
-def requested(given):
+def requested(studio, given):
     """The `GenerateRequest` of what the form holds, by the names of `parts.asked`."""
-    given = dict(given)
+    given = dict(given) | {"prompt": wildcards.fill(given["prompt"], studio.home)}
     if given.pop("random_seed"):
         given["seed"] = secrets.randbelow(2**32)
     if given.pop("noise_only"):
@@ -290,6 +341,28 @@ def filled(studio, parts, record, request):
         parts.random_seed: False,
         parts.noise_only: not made.prompt and not made.style,
     }
+
+
+def foreseen(studio, given, request):
+    """What is known of a picture before it is drawn, as a line of HTML: tokens of the prompt, time and memory."""
+    row = catalog(studio.home).get(given["model"])
+    reader = row and tokenizer(row)
+    if reader is None:
+        return ""
+    text = compose(given["prompt"].strip(), given["style"])
+    count = max(reader.count(pieces) for pieces in readings(choose(text, 0)))
+    facts = [say(request, "tokens_of", count=count, most=reader.context_length)]
+    try:
+        asked = requested(studio, given | {"image": None, "noise_only": given["noise_only"] or not text})
+        seconds, memory = studio.jobs.estimate(asked)
+    except BadRequest:  # the form is not ready to be drawn; pressing the button says why
+        seconds = memory = None
+    if seconds is not None:
+        facts.append(say(request, "takes", seconds=seconds))
+    if memory is not None:
+        facts.append(say(request, "needs", memory=memory / 2**20))
+    crowded = " over" if count > reader.context_length else ""
+    return f'<div class="status forecast{crowded}">{" · ".join(facts)}</div>'
 
 
 def _draws_by_tokens(studio, model):

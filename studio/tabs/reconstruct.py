@@ -27,7 +27,7 @@ def draw(studio):
             max_side = control(ReconstructRequest, "max_side", "reconstruct")
             with gr.Row(elem_classes="actions"):
                 run = gr.Button(t("reconstruct"), variant="primary", elem_id="reconstruct-run", elem_classes="run")
-                stop = gr.Button(t("stop"), interactive=False, elem_id="reconstruct-stop")
+                stop = gr.Button(t("stop"), interactive=False, elem_id="reconstruct-stop", elem_classes="halt")
             with gr.Row(elem_classes="actions"):
                 save = gr.DownloadButton(t("save_tokens"), size="sm", elem_id="reconstruct-save", interactive=False)
                 reopen = gr.UploadButton(t("open_tokens"), file_types=[".npz"], size="sm", elem_id="reconstruct-tokens")

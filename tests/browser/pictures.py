@@ -15,7 +15,9 @@ from tests.browser.artist import Artist
 from tests.browser.conftest import ARGUMENTS, ROOT, find_browser, running
 
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
-TABS = {"Generate": "生成", "Reconstruct": "重建", "Compare": "对比", "Gallery": "图库"}
+TABS = {
+    "Generate": "生成", "Reconstruct": "重建", "Compare": "对比", "Gallery": "图库", "Models": "模型", "System": "系统",
+}  # fmt: skip
 PROMPTS = ("red heart, glossy", "cat face, flat", "bus, 3d", "apple, cartoon")
 LOOKS = {
     "light": {"viewport": WIDE, "locale": "en-GB", "color_scheme": "light"},
@@ -36,6 +38,10 @@ def work(artist):
     artist.reconstruct()
     artist.tab("Compare")
     artist.find("#compare-prompt textarea").fill("red heart, glossy")
+    artist.open("Axes")
+    artist.find("#compare-down input").click()
+    artist.find("#compare-down").get_by_role("option", name="Seed", exact=True).click()
+    artist.find("#compare-down-values textarea").fill("1-3")
     artist.find("#compare-run").click()
     expect(artist.find("#compare-status .done")).to_be_attached()
 

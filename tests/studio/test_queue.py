@@ -410,16 +410,17 @@ def test_looks_come_between_two_pictures(jobs, worker):
 
 def test_the_time_is_told_from_what_was_measured(jobs, worker):
     request = GenerateRequest(prompt="a", steps=10, count=2, width=128, height=64)
-    assert jobs.estimate(request) is None
+    assert jobs.estimate(request) == (None, None)
     jobs._paces["", "dpmpp_2m"] = 1e-5
-    assert jobs.estimate(request) == pytest.approx(2 * 10 * 128 * 64 * 2 * 1e-5)  # with guidance, each step looks twice
+    # with guidance, each step looks twice
+    assert jobs.estimate(request)[0] == pytest.approx(2 * 10 * 128 * 64 * 2 * 1e-5)
     worker.hold.clear()
     running, waiting = begun(jobs, submit(jobs, "a")), submit(jobs, "b")
-    left, own = jobs.state(running).seconds_left, jobs.estimate(GenerateRequest(prompt="b", steps=4))
+    left, own = jobs.state(running).seconds_left, jobs.estimate(GenerateRequest(prompt="b", steps=4))[0]
     assert jobs.state(waiting).seconds_left == pytest.approx(left + own)
 
 
 def test_drawing_measures_the_pace(jobs, worker):
     last(jobs, submit(jobs))
-    assert jobs.estimate(GenerateRequest(prompt="a")) > 0
-    assert jobs.estimate(GenerateRequest(prompt="a", sampler="heun")) is None
+    assert jobs.estimate(GenerateRequest(prompt="a"))[0] > 0
+    assert jobs.estimate(GenerateRequest(prompt="a", sampler="heun"))[0] is None

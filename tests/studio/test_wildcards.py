@@ -27,7 +27,9 @@ def test_a_wildcard_is_one_of_its_lines(home):
 
 
 @pytest.mark.parametrize("text, words", [
-    ("__bird__", "no list “bird”; there are animal, empty, loop, one"), ("__empty__", "is empty"), ("__loop__", "lists within"),
+    ("__bird__", "no list “bird”; there are animal, empty, loop, one"),
+    ("__empty__", "is empty"),
+    ("__loop__", "lists within"),
 ])
 def test_lists_that_are_none_get_a_sentence(home, text, words):
     with pytest.raises(BadRequest, match=words):

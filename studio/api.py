@@ -1,0 +1,92 @@
+"""The endpoints that scripts call: one a task, typed and documented by the requests' own table."""
+
+import dataclasses
+import inspect
+import os
+from pathlib import Path
+
+import gradio as gr
+
+from engines import requests
+from engines.catalog import catalog
+from engines.errors import AtelierError, BadRequest
+from studio import images, wildcards
+from studio.jobs import FINAL
+from studio.tabs.common import guard
+
+SIDE = 2048  # pixels of the longer side of a picture that is drawn from
+
+
+def publish(studio):
+    """Give the page its endpoints; to be called inside its `gr.Blocks`."""
+
+    def finished(request):
+        job = studio.jobs.submit(request)
+        for state in studio.jobs.watch(job):
+            if state.state in FINAL:
+                break
+        if state.state != "done":
+            raise AtelierError(state.error or "The job was stopped.")
+        pictures = [
+            {"id": entry.id, "seed": entry.seed, "file": _file(entry.path), "record": entry.record}
+            for entry in state.entries
+        ]
+        return {"job": job, "seconds": state.seconds, "pictures": pictures}
+
+    def generate(**given):
+        if given["image"]:
+            given["image"] = images.source_bytes(_uploaded(given["image"]), SIDE)
+        given["prompt"] = wildcards.fill(given["prompt"], studio.home)
+        return finished(requests.GenerateRequest(**given))
+
+    def reconstruct(**given):
+        given["image"] = images.source_bytes(_uploaded(given["image"]), given["max_side"])
+        return finished(requests.ReconstructRequest(**given))
+
+    def models() -> list[dict]:
+        """The models of the catalog: id, family, tasks and licence."""
+        return [
+            {"id": row.id, "family": row.family, "tasks": list(row.tasks), "licence": row.licence}
+            for row in catalog(studio.home).values()
+        ]
+
+    endpoint("generate", requests.GenerateRequest, generate)
+    endpoint("reconstruct", requests.ReconstructRequest, reconstruct, leave_out=("tokens",))
+    gr.api(guard(models), api_name="models")
+
+
+def endpoint(name, kind, act, leave_out=()):
+    """Publish `act` as `/name`, with the fields of the request class `kind` as its typed parameters."""
+    fields = [item for item in dataclasses.fields(kind) if item.name not in leave_out]
+    types = {item.name: dict if bytes in (item.type, *getattr(item.type, "__args__", ())) else item.type
+             for item in fields}  # fmt: skip
+
+    def call(*values):
+        return act(**{item.name: value for item, value in zip(fields, values, strict=True)})
+
+    call.__name__ = name
+    call.__doc__ = f"{kind.__doc__.splitlines()[0]}\n\n" + "\n".join(
+        f"{item.name}: {item.metadata['help']}" for item in fields
+    )
+    call.__annotations__ = types | {"return": dict}
+    parameters = [
+        inspect.Parameter(
+            item.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=types[item.name],
+            default=None if types[item.name] is dict else item.default,
+        )
+        for item in fields
+    ]  # fmt: skip
+    call.__signature__ = inspect.Signature(parameters, return_annotation=dict)
+    gr.api(guard(call), api_name=name, api_description=call.__doc__, concurrency_limit=None)
+
+
+def _file(path):
+    return {"path": str(path), "meta": {"_type": "gradio.FileData"}}
+
+
+def _uploaded(value):
+    # where a client's file lies; a path that the client made up is none
+    path = Path(value.get("path", "")) if isinstance(value, dict) else Path()
+    if not path.is_file() or not path.resolve().is_relative_to(Path(os.environ["GRADIO_TEMP_DIR"]).resolve()):
+        raise BadRequest("There is no picture: send one by `handle_file` of gradio_client.")
+    return path

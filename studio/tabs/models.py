@@ -1,0 +1,113 @@
+"""The Models tab: what is in the catalog, where it lies, its card, and what the engine holds of it."""
+
+import html
+from types import SimpleNamespace
+
+import gradio as gr
+
+from engines.catalog import catalog
+from engines.errors import BadRequest
+from engines.requests import EngineRequest
+from studio.tabs.common import guard, model_choices
+from studio.texts import say, t
+
+CARDS = ("card.md", "about.md")  # beside a model, the first that is there is shown
+PICTURES = (".png", ".webp", ".jpg")
+
+
+def draw(studio):
+    """Draw the tab; returns its parts."""
+    choices = model_choices(catalog(studio.home).values())
+    with gr.Row(elem_id="models-page", elem_classes="page"):
+        with gr.Column(elem_classes="ask"):
+            model = gr.Radio(
+                choices, value=choices[0][1] if choices else None, label=t("models"), elem_id="models-list",
+                elem_classes="jobs",
+            )  # fmt: skip
+            with gr.Row(elem_classes="actions"):
+                load = gr.Button(t("models.load"), size="sm", elem_id="models-load")
+                unload = gr.Button(t("models.unload"), size="sm", elem_id="models-unload")
+                rescan = gr.Button(t("models.rescan"), size="sm", elem_id="models-rescan")
+            gr.Markdown(t("models.help"), elem_classes="hint")
+            held = gr.HTML(elem_id="models-held")
+        with gr.Column(elem_classes=["result", "always"]):
+            facts = gr.HTML(elem_id="models-facts")
+            card = gr.Markdown(elem_id="models-card")
+            pictures = gr.Gallery(
+                show_label=False, format="png", columns=2, interactive=False, elem_id="models-pictures",
+                elem_classes="stage", height="auto", buttons=["fullscreen"],
+            )  # fmt: skip
+    return SimpleNamespace(
+        model=model, load=load, unload=unload, rescan=rescan, held=held, facts=facts, card=card, pictures=pictures
+    )
+
+
+def wire(studio, parts, parts_of, tabs, demo):
+    """Wire the tab; a rescan gives every tab the models that there are now."""
+    quiet = {"show_progress": "hidden", "api_visibility": "private"}
+    shown = [parts.facts, parts.card, parts.pictures]
+    offered = {  # the choices of models of all tabs, by the task that they must be able to do
+        "generate": [parts_of["generate"].fields["model"], parts_of["compare"].models["generate"]],
+        "reconstruct": [parts_of["reconstruct"].fields["model"], parts_of["compare"].models["reconstruct"]],
+    }
+
+    def look(name, request: gr.Request):
+        row = catalog(studio.home).get(name)
+        if row is None:
+            raise BadRequest(say(request, "models.gone"))
+        folder = row.path.parent
+        path = next((folder / name for name in CARDS if (folder / name).exists()), None) if _alone(row) else None
+        text = path.read_text(encoding="utf-8") if path else ""
+        images = sorted(path for path in folder.iterdir() if path.suffix in PICTURES) if _alone(row) else []
+        return {
+            parts.facts: _facts(row, request),
+            parts.card: "\n".join(line for line in text.splitlines() if not line.startswith("![")),
+            parts.pictures: gr.Gallery([(str(path), path.stem) for path in images], visible=bool(images)),
+        }
+
+    def act(name):
+        def acted(model, request: gr.Request):
+            return _held(studio.jobs.aside(EngineRequest(name, model or "")), request)
+
+        return guard(acted)
+
+    def rescan(chosen):
+        rows = list(catalog(studio.home).values())
+        choices = model_choices(rows)
+        ids = [row.id for row in rows]
+        update = {parts.model: gr.Radio(choices, value=chosen if chosen in ids else ids[0] if ids else None)}
+        for task, components in offered.items():
+            able = model_choices(row for row in rows if task in row.tasks)
+            for component in components:
+                update[component] = type(component)(choices=able)
+        return update
+
+    parts.model.change(guard(look), parts.model, shown, **quiet)
+    parts.tab.select(guard(look), parts.model, shown, **quiet).success(act("status"), parts.model, parts.held, **quiet)
+    for name in ("load", "unload"):
+        getattr(parts, name).click(act(name), parts.model, parts.held, **quiet)
+    parts.rescan.click(
+        guard(rescan), parts.model, [parts.model, *(part for row in offered.values() for part in row)], **quiet
+    )
+
+
+def _alone(row):
+    # a folder of its own holds a model with its card; files in one folder would share one
+    return row.path.name == "model.safetensors"
+
+
+def _facts(row, request):
+    facts = [
+        ("models.family", row.family), ("models.tasks", ", ".join(row.tasks)), ("models.licence", row.licence),
+        ("models.size", f"{row.bytes / 2**20:.1f} MiB"), ("models.path", str(row.path)),
+    ]  # fmt: skip
+    if row.first_stage:
+        facts.append(("models.first_stage", row.first_stage["name"]))
+    cells = "".join(f"<dt>{say(request, key)}</dt><dd>{html.escape(value)}</dd>" for key, value in facts)
+    return f'<dl class="facts">{cells}</dl>'
+
+
+def _held(engine, request):
+    loaded = ", ".join(f"{html.escape(name)} ({size / 2**20:.0f} MiB)" for name, size in engine.loaded.items())
+    told = say(request, "models.held", loaded=loaded or say(request, "models.none_held"), budget=engine.budget / 2**30)
+    return f'<div class="status">{told}</div>'
