@@ -18,7 +18,9 @@ TASKS = {
     "latent-diffusion": ("generate",),
     "token-transformer": ("generate", "resample"),
     "clip": (),
+    "diffusers": ("generate",),  # a folder of a pipeline
 }
+INDEX = "model_index.json"  # of such a folder
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +43,10 @@ def catalog(home=None):
     """Every model by its id, the shipped ones first; a file that cannot be read is logged and left out."""
     paths = sorted(ASSETS.glob("*/model.safetensors"))
     if home:
-        paths += sorted((Path(home) / "models").rglob("*.safetensors"))
+        own = Path(home) / "models"
+        folders = sorted(path.parent for path in own.rglob(INDEX))
+        files_alone = (path for path in own.rglob("*.safetensors") if not any(map(path.is_relative_to, folders)))
+        paths += sorted([*files_alone, *folders])
     rows = {}
     for path in paths:
         try:
@@ -57,8 +62,11 @@ def catalog(home=None):
 
 
 def read(path):
-    """The row of one file, or of the `model.safetensors` in a folder."""
+    """The row of one file, of the `model.safetensors` in a folder, or of the diffusers pipeline in a folder."""
     path = Path(path)
+    if (path / INDEX).exists():
+        weights = sum(part.stat().st_size for part in path.rglob("*.safetensors"))
+        return Model(files.name(path), "diffusers", TASKS["diffusers"], path, weights, "unknown", {})
     path = path / "model.safetensors" if path.is_dir() else path
     _, metadata = files.read_header(path)
     family = metadata.get("family")
@@ -78,7 +86,9 @@ def read(path):
 
 
 def tokenizer(row):
-    """The tokenizer that the model of a row reads words by; None for one that reads none."""
+    """The tokenizer of ours that the model of a row reads words by; None for one that has none."""
+    if row.path.is_dir():
+        return None
     _, metadata = files.read_header(row.path)
     config = metadata.get("config", {})
     if "tokenizer" not in config:

@@ -7,8 +7,8 @@ import json
 
 import torch
 
-from engines import catalog, requests
-from engines.checkpoints import models
+from engines import catalog, pipelines, requests
+from engines.checkpoints import files, models
 from engines.errors import AtelierError
 from engines.runtime import PeakMemory, choose_device, device_name, memory_budget, total_memory
 from engines.tasks.codebook import codebook
@@ -76,7 +76,12 @@ class Engine:
         key = self._key(row)
         if key not in self._loaded:
             first_stage = self.load(catalog.first_stage(row, self.home)) if row.first_stage else None
-            self._loaded[key] = models.load(row.path, first_stage).to(self.device)
+            if row.path.is_dir():
+                model = pipelines.load(row.path)
+                model.name, model.sha256 = row.id, files.sha256(row.path)
+            else:
+                model = models.load(row.path, first_stage)
+            self._loaded[key] = model.to(self.device)
         self._loaded.move_to_end(key)
         while len(self._loaded) > 1 and self._held() > self.budget:
             self._loaded.popitem(last=False)

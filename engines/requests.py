@@ -56,6 +56,7 @@ STYLES = {
 SUITED = {  # what suits each family of models that draw; the page offers it, and the cards measure by it
     "latent-diffusion": {"steps": 20, "cfg_scale": 4.0},
     "token-transformer": {"steps": 12, "cfg_scale": 4.0},
+    "diffusers": {"steps": 25, "cfg_scale": 7.0},
 }
 
 CHOICE = re.compile(r"\{([^{}]*\|[^{}]*)\}")  # of a prompt

@@ -130,6 +130,10 @@ def name(path):
 
 
 def sha256(path):
-    """The hash of a file's content, in hexadecimal."""
+    """The hash of a file's content, or of all names and contents in a folder, in hexadecimal."""
+    if Path(path).is_dir():
+        parts = sorted(part for part in Path(path).rglob("*") if part.is_file())
+        listed = "".join(f"{part.relative_to(path).as_posix()} {sha256(part)}\n" for part in parts)
+        return hashlib.sha256(listed.encode()).hexdigest()
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -4,7 +4,7 @@ import time
 
 import torch
 
-from engines import pictures, tensors
+from engines import pictures, pipelines, tensors
 from engines.diffusion import guidance, samplers, schedules
 from engines.errors import AtelierError, BadRequest
 from engines.requests import GenerateResult, Picture, Progress, alone, choose
@@ -59,7 +59,10 @@ def _check(request, model):
             f"The size is {request.width}x{request.height}; "
             f"this model draws widths and heights in multiples of {multiple}."
         )
-    check_words(request, model)
+    if model.family == pipelines.FAMILY:
+        pipelines.check(request, model)
+    else:
+        check_words(request, model)
 
 
 def check_words(request, model):
@@ -198,4 +201,4 @@ def fill(request, model, tokens, hidden, chance, callback=None):
     )
 
 
-DRAW = {"latent-diffusion": _diffuse, "token-transformer": _fill}
+DRAW = {"latent-diffusion": _diffuse, "token-transformer": _fill, pipelines.FAMILY: pipelines.draw}

@@ -1,6 +1,7 @@
 """The Gallery tab: every picture that was made here, found, sorted, compared and made again."""
 
 import contextlib
+import dataclasses
 import datetime
 import html
 import os
@@ -23,6 +24,8 @@ from studio.texts import say, t
 SHOWN = 48  # pictures on a page
 ZIPPED = 500  # at most in one file
 MAX_IMPORT = 200  # files at once
+ALWAYS = ("model", "steps", "cfg_scale", "seed", "width", "height")  # of the settings that are told
+ELSEWHERE = ("prompt", "image", "tokens", "mask")  # what is told in another way, or not to be told in words
 GAIN = 8  # of the shown difference between a picture and the one remade
 
 
@@ -30,28 +33,29 @@ def draw(studio):
     """Draw the tab; returns its parts."""
     with gr.Row(elem_id="gallery-page", elem_classes="page"):
         with gr.Column(elem_classes="ask"):
-            words = gr.Textbox(
-                label=t("gallery.words"), info=t("gallery.words.help"), elem_id="gallery-words", max_lines=1
-            )
             with gr.Row():
+                words = gr.Textbox(
+                    label=t("gallery.words"), placeholder=t("gallery.words.help"), elem_id="gallery-words",
+                    max_lines=1, scale=3,
+                )  # fmt: skip
                 task = gr.Dropdown(
                     [(t("gallery.any"), ""), (t("generate"), "generate"), (t("reconstruct"), "reconstruct")],
                     value="", label=t("gallery.task"), elem_id="gallery-task",
                 )  # fmt: skip
                 model = gr.Dropdown([(t("gallery.any"), "")], value="", label=t("model"), elem_id="gallery-model")
-            with gr.Row():
                 board = gr.Dropdown([(t("gallery.any"), "")], value="", label=t("board"), elem_id="gallery-board")
                 days = gr.Dropdown(
                     [(t("gallery.any"), 0), (t("gallery.today"), 1), (t("gallery.week"), 7), (t("gallery.month"), 31)],
                     value=0, label=t("gallery.days"), elem_id="gallery-days",
                 )  # fmt: skip
-            starred = gr.Checkbox(label=t("gallery.starred"), elem_id="gallery-starred")
             with gr.Row(elem_classes="actions"):
+                starred = gr.Checkbox(label=t("gallery.starred"), elem_id="gallery-starred", container=False)
                 newer = gr.Button(t("gallery.newer"), size="sm", elem_id="gallery-newer", interactive=False)
                 older = gr.Button(t("gallery.older"), size="sm", elem_id="gallery-older", interactive=False)
-            take_in = gr.UploadButton(
-                t("gallery.take_in"), file_types=[".png"], file_count="multiple", size="sm", elem_id="gallery-take-in"
-            )
+                take_in = gr.UploadButton(
+                    t("gallery.take_in"), file_types=[".png"], file_count="multiple", size="sm",
+                    elem_id="gallery-take-in",
+                )  # fmt: skip
             gr.Markdown(t("gallery.take_in.help"), elem_classes="hint")
         with gr.Column(elem_classes="result"):
             line = gr.HTML(elem_id="gallery-line", elem_classes="line")
@@ -325,9 +329,9 @@ def _facts(entry, request):
     with contextlib.suppress(BadRequest):  # of another version: the picture is shown all the same
         made = request_of(entry.record)
         rows = [
-            (say(request, name), getattr(made, name))
-            for name in made.__dataclass_fields__
-            if name not in ("prompt", "image", "tokens", "mask") and getattr(made, name) != ""
+            (say(request, item.name), getattr(made, item.name))
+            for item in dataclasses.fields(made)
+            if item.name in ALWAYS or (item.name not in ELSEWHERE and getattr(made, item.name) != item.default)
         ]
         cells = "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(str(value))}</dd>" for name, value in rows)
         when = datetime.datetime.fromtimestamp(entry.created).strftime("%Y-%m-%d %H:%M")

@@ -8,7 +8,7 @@ import gradio as gr
 from engines.catalog import catalog
 from engines.errors import BadRequest
 from engines.requests import EngineRequest
-from studio.tabs.common import guard, model_choices
+from studio.tabs.common import guard, model_choices, temporary
 from studio.texts import say, t
 
 CARDS = ("card.md", "about.md")  # beside a model, the first that is there is shown
@@ -62,7 +62,9 @@ def wire(studio, parts, parts_of, tabs, demo):
         return {
             parts.facts: _facts(row, request),
             parts.card: "\n".join(line for line in text.splitlines() if not line.startswith("![")),
-            parts.pictures: gr.Gallery([(str(path), path.stem) for path in images], visible=bool(images)),
+            parts.pictures: gr.Gallery(
+                [(temporary(path.name, path.read_bytes()), path.stem) for path in images], visible=bool(images)
+            ),
         }
 
     def act(name):

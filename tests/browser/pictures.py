@@ -60,7 +60,9 @@ def photograph(artist, tabs, folder, name, whole):
 def main(argv):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--all", type=Path, metavar="DIR", help="every look at every tab, into this folder")
-    folder = parser.parse_args(argv).all
+    parser.add_argument("--look", choices=LOOKS, help="with --all: this look alone")
+    arguments = parser.parse_args(argv)
+    folder = arguments.all
     with tempfile.TemporaryDirectory() as home, running(Path(home)) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=find_browser(), args=ARGUMENTS)
         context = browser.new_context(**LOOKS["light"])
@@ -77,6 +79,8 @@ def main(argv):
             return
         folder.mkdir(parents=True, exist_ok=True)
         for name, look in LOOKS.items():
+            if arguments.look not in (None, name):
+                continue
             again = browser.new_context(storage_state=context.storage_state(), **look)
             chinese = look["locale"] == "zh-CN"
             tabs = {english: label if chinese else english for english, label in TABS.items()}

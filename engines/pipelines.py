@@ -1,0 +1,146 @@
+"""Pipelines of diffusers from the artist's folders: the peer in the same worker, from the same seeds and noise.
+
+A folder with a `model_index.json` is a model. Nothing is fetched, no code of the folder is run, and weights are
+read from safetensors alone.
+"""
+
+import inspect
+import json
+from pathlib import Path
+
+import torch
+
+from engines import pictures, tensors
+from engines.errors import BadCheckpoint, BadRequest
+from engines.requests import alone
+from engines.text.captions import compose
+
+FAMILY = "diffusers"
+INDEX = "model_index.json"
+# the scheduler's class for each sampler that diffusers has too, and what it is built with
+SCHEDULERS = {
+    "dpmpp_2m": ("DPMSolverMultistepScheduler", {}),
+    "dpmpp_2m_sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler_ancestral": ("EulerAncestralDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "dpm_2": ("KDPM2DiscreteScheduler", {}),
+    "ddim": ("DDIMScheduler", {}),
+    "ddpm": ("DDPMScheduler", {}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+    "lcm": ("LCMScheduler", {}),
+}
+SPACINGS = {
+    "linear": {},
+    "karras": {"use_karras_sigmas": True},
+    "exponential": {"use_exponential_sigmas": True},
+    "sgm_uniform": {"timestep_spacing": "trailing"},
+}
+
+
+class Pipeline:
+    """A pipeline of diffusers with what the engine asks of its models."""
+
+    family = FAMILY
+
+    def __init__(self, pipe):
+        self.pipe = pipe
+        self.scheduler = pipe.scheduler
+
+    def to(self, device):
+        self.pipe.to(device)
+        return self
+
+    def state_dict(self):
+        """The weights of all nets of the pipeline, by part and name."""
+        nets = {name: part for name, part in self.pipe.components.items() if isinstance(part, torch.nn.Module)}
+        return {f"{name}.{key}": value for name, net in nets.items() for key, value in net.state_dict().items()}
+
+    @property
+    def size_multiple(self):
+        """Pixels that both sides of a picture must be a multiple of."""
+        return self.pipe.vae_scale_factor
+
+    def decode(self, latents):
+        """Pictures `(B, 3, H, W)` of the pipeline's latents."""
+        vae = self.pipe.vae
+        return vae.decode(latents / vae.config.scaling_factor).sample
+
+
+def load(folder):
+    """The `Pipeline` in a folder. Raises `BadCheckpoint` for one that diffusers cannot build from safetensors alone."""
+    from diffusers import DiffusionPipeline
+
+    folder = Path(folder)
+    try:
+        options = {"safety_checker": None} if "safety_checker" in json.loads((folder / INDEX).read_text()) else {}
+        pipe = DiffusionPipeline.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, **options
+        )
+    except Exception as error:  # diffusers raises anything
+        first = str(error).strip().partition("\n")[0][:200]
+        raise BadCheckpoint(f"{folder.name} is no pipeline that diffusers can open: {first}.") from error
+    if not hasattr(pipe, "unet") or not hasattr(pipe, "vae") or "latents" not in _takes(pipe):
+        raise BadCheckpoint(f"{folder.name} is a {type(pipe).__name__}, which draws no pictures from latents.")
+    pipe.set_progress_bar_config(disable=True)
+    return Pipeline(pipe)
+
+
+def check(request, model):
+    """Raise `BadRequest` for what a pipeline cannot be asked."""
+    if request.image is not None:
+        raise BadRequest("A pipeline of diffusers begins from noise here; take the picture out, or choose our models.")
+    for name in ("cfg_start", "cfg_end"):
+        if getattr(request, name) != type(request).__dataclass_fields__[name].default:
+            raise BadRequest(f"A pipeline of diffusers has no {name}; set it back, or choose our models.")
+
+
+def _scheduler(request, model):
+    import diffusers
+
+    name, options = SCHEDULERS.get(request.sampler, ("", {}))
+    spacing = SPACINGS.get(request.scheduler)
+    kind = getattr(diffusers, name, None)
+    if kind is None:
+        raise BadRequest(f"A pipeline of diffusers has no {request.sampler}; choose among: {', '.join(SCHEDULERS)}.")
+    if spacing is None or not spacing.keys() <= inspect.signature(kind).parameters.keys():
+        raise BadRequest(f"{request.sampler} of diffusers knows no {request.scheduler} schedule; choose linear.")
+    return kind.from_config(model.scheduler.config, **options, **spacing)
+
+
+def draw(request, model, batch, report):
+    """The pictures `(B, 3, H, W)` of a batch by a `Pipeline`, from the noise that our own models begin with."""
+    pipe, multiple = model.pipe, model.pipe.vae_scale_factor
+    pipe.scheduler = _scheduler(request, model)
+    shape = (pipe.unet.config.in_channels, request.height // multiple, request.width // multiple)
+    seeds = [alone(request, i).seed for i in batch]
+    noise = tensors.noise(seeds, shape)
+    if request.variation_strength:
+        others = [alone(request, i).variation_seed for i in batch]
+        noise = tensors.slerp(noise, tensors.noise(others, shape), request.variation_strength)
+
+    def stepped(pipe, index, timestep, values):
+        report(index + 1, request.steps, lambda: model.decode(values["latents"][:4]))
+        return values
+
+    words = compose(request.prompt.strip(), request.style)
+    given = {
+        "prompt": [words] * len(batch),
+        "negative_prompt": [request.negative.strip()] * len(batch),
+        "height": request.height,
+        "width": request.width,
+        "num_inference_steps": request.steps,
+        "guidance_scale": request.cfg_scale,
+        "guidance_rescale": request.cfg_rescale,
+        "latents": noise.to(pipe.device, pipe.unet.dtype),
+        "generator": [tensors.generator(seed) for seed in seeds],
+        "callback_on_step_end": stepped,
+        "output_type": "pil",
+    }
+    takes = _takes(pipe)
+    drawn = pipe(**{name: value for name, value in given.items() if name in takes}).images
+    return torch.cat([tensors.from_image(pictures.fit(image, request.width, request.height)) for image in drawn])
+
+
+def _takes(pipe):
+    return inspect.signature(type(pipe).__call__).parameters

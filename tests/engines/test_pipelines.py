@@ -1,0 +1,132 @@
+"""A pipeline of diffusers in `models/` is a model beside ours: same noise, same fields, previews and Stop."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from engines import catalog, pipelines, requests, tensors
+from engines.engine import Engine
+from engines.errors import BadCheckpoint, BadRequest, Cancelled
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def pipe(tmp_path_factory):
+    """A Stable Diffusion of random weights, small."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("tokenizer")
+    words = ["<|startoftext|>", "<|endoftext|>", "!", "r", "e", "re", "d</w>", "red</w>"]
+    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\nr e\nre d</w>\n")
+    text = CLIPTextConfig(vocab_size=8, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+                          num_attention_heads=2, max_position_embeddings=16, bos_token_id=0,
+                          eos_token_id=1)  # fmt: skip
+    return StableDiffusionPipeline(
+        vae=AutoencoderKL(block_out_channels=(32, 32), latent_channels=4, norm_num_groups=8,
+                          down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2),
+        text_encoder=CLIPTextModel(text),
+        tokenizer=CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=16),
+        unet=UNet2DConditionModel(sample_size=32, block_out_channels=(32, 64), layers_per_block=1, norm_num_groups=8,
+                                  cross_attention_dim=32, attention_head_dim=4,
+                                  down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+                                  up_block_types=("UpBlock2D", "CrossAttnUpBlock2D")),
+        scheduler=DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
+                                clip_sample=False, set_alpha_to_one=False, steps_offset=1),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory, pipe):
+    home = tmp_path_factory.mktemp("home")
+    pipe.save_pretrained(home / "models" / "peer")
+    tiny.save(home / "models" / "painter.safetensors", tiny.latent_diffusion())
+    return home
+
+
+def asked(**fields):
+    return tiny.request(**{"model": "peer", "prompt": "red", "sampler": "ddim", "steps": 4} | fields)
+
+
+def drawn(engine, **fields):
+    return [np.asarray(picture.image).astype(int) for picture in engine.run(asked(**fields)).pictures]
+
+
+@pytest.fixture(scope="module")
+def engine(home):
+    return Engine(home, "cpu")
+
+
+def test_the_folder_is_one_row_of_the_catalog(home):
+    rows = {name: row for name, row in catalog.catalog(home).items() if row.path.is_relative_to(home)}
+    assert set(rows) == {"peer", "painter", "mirror"}
+    assert (rows["peer"].family, rows["peer"].tasks) == ("diffusers", ("generate",)) and rows["peer"].bytes > 10**5
+
+
+def test_it_draws_what_diffusers_draws_from_our_noise(engine, pipe):
+    (ours,) = drawn(engine, seed=7)
+    pipe.set_progress_bar_config(disable=True)
+    theirs = pipe(["red"], negative_prompt=[""], height=64, width=64, num_inference_steps=4, guidance_scale=4.0,
+                  latents=tensors.noise([7], (4, 32, 32))).images[0]  # fmt: skip
+    assert np.abs(ours - np.asarray(theirs).astype(int)).max() <= 2
+
+
+def test_a_picture_is_of_its_own_seed_in_a_batch_too(engine):
+    batch = drawn(engine, count=2, seed=3)
+    for index, picture in enumerate(batch):
+        assert np.abs(picture - drawn(engine, seed=3 + index)[0]).max() <= 2
+
+
+@pytest.mark.parametrize("sampler", pipelines.SCHEDULERS)
+def test_samplers_have_their_schedulers(engine, sampler):
+    assert sampler in requests.SAMPLERS
+    (picture,) = drawn(engine, sampler=sampler)
+    assert picture.shape == (64, 64, 3)
+
+
+def test_progress_previews_and_stop(engine):
+    seen = []
+
+    def report(progress):
+        seen.append(progress)
+        if progress.index == 2:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        engine.run(asked(steps=6), report)
+    assert [progress.index for progress in seen] == [1, 2] and seen[0].preview.size == (64, 64)
+
+
+def test_the_record_names_the_content_of_the_folder(engine, home):
+    record = engine.run(asked()).record
+    assert len(record["model_sha256"]) == 64
+    extra = home / "models" / "peer" / "more.txt"
+    extra.write_text("x")
+    try:
+        assert Engine(home, "cpu").run(asked()).record["model_sha256"] != record["model_sha256"]
+    finally:
+        extra.unlink()
+
+
+@pytest.mark.parametrize("fields, words", [
+    ({"sampler": "lms"}, "has no lms"), ({"scheduler": "karras"}, "ddim of diffusers knows no karras"),
+    ({"sampler": "euler", "scheduler": "simple"}, "knows no simple"), ({"sampler": "euler", "scheduler": "karras"}, None),
+    ({"image": b"x"}, "begins from noise"), ({"cfg_start": 0.5}, "has no cfg_start"), ({"width": 96}, None),
+])
+def test_what_it_cannot_do_gets_a_sentence(engine, fields, words):
+    if words is None:
+        assert drawn(engine, **fields)[0].shape == (64, fields.get("width", 64), 3)
+        return
+    with pytest.raises(BadRequest, match=words):
+        engine.run(asked(**fields))
+
+
+def test_a_broken_folder_gets_a_sentence(tmp_path):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    with pytest.raises(BadCheckpoint, match="broken is no pipeline"):
+        pipelines.load(tmp_path / "broken")
