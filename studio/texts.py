@@ -35,6 +35,7 @@ TABLE = {
     "steps_taken": ("{steps} steps", "{steps} 步"),
     "without_words": ("from noise alone", "仅从噪声"),
     "to_reconstruct": ("Send to Reconstruct", "发送到重建"),
+    "to_compare": ("Send to Compare", "发送到对比"),
     "to_image": ("Start from it", "以此图为起点"),
     "picture": ("Picture", "图片"),
     "side_by_side": ("Picture | reconstruction", "原图 | 重建"),

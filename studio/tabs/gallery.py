@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from engines.errors import AtelierError, BadPicture, BadRequest
+from engines.requests import GenerateRequest
 from studio import images
 from studio.gallery import Search, compared, request_of
 from studio.jobs import FINAL
@@ -79,7 +80,7 @@ def draw(studio):
                 with gr.Row(elem_classes=["actions", "wrapped"]):
                     sends = {
                         name: gr.Button(t(name), size="sm", elem_id=f"gallery-{name.replace('_', '-')}")
-                        for name in ("use_settings", "to_image", "to_reconstruct")
+                        for name in ("use_settings", "to_image", "to_reconstruct", "to_compare")
                     }
                 put = gr.Textbox(
                     label=t("gallery.put"), info=t("gallery.put.help"), max_lines=1, elem_id="gallery-put"
@@ -274,6 +275,15 @@ def wire(studio, parts, parts_of, tabs, demo):
         path = str(open_(number, request).path)
         return path, gr.Accordion(open=True), gr.Tabs(selected="generate")
 
+    def to_compare(number, request: gr.Request):
+        entry, compare = open_(number, request), parts_of["compare"]
+        made = request_of(entry.record)
+        there = {tabs: gr.Tabs(selected="compare")}
+        if not isinstance(made, GenerateRequest):
+            return there | {compare.what: "reconstruct", compare.image: str(entry.path)}
+        words = {compare.what: "generate", compare.prompt: made.prompt, compare.seed: made.seed}
+        return there | words | filled(studio, generate, entry.record, request)
+
     def to_reconstruct(number, request: gr.Request):
         return str(open_(number, request).path), gr.Tabs(selected="reconstruct")
 
@@ -306,6 +316,11 @@ def wire(studio, parts, parts_of, tabs, demo):
     )  # fmt: skip
     parts.pack.click(guard(pack), [parts.picked, *asked], parts.packed, **quiet)
     parts.sends["use_settings"].click(guard(use_settings), parts.chosen, [*generate.asked.values(), tabs], **quiet)
+    compare = parts_of["compare"]
+    parts.sends["to_compare"].click(
+        guard(to_compare), parts.chosen,
+        [*generate.asked.values(), compare.what, compare.prompt, compare.seed, compare.image, tabs], **quiet,
+    )  # fmt: skip
     parts.sends["to_image"].click(
         guard(to_image), parts.chosen, [generate.image, generate.from_picture, tabs], **quiet
     )

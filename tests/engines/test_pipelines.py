@@ -114,7 +114,8 @@ def test_the_record_names_the_content_of_the_folder(engine, home):
 
 @pytest.mark.parametrize("fields, words", [
     ({"sampler": "lms"}, "has no lms"), ({"scheduler": "karras"}, "ddim of diffusers knows no karras"),
-    ({"sampler": "euler", "scheduler": "simple"}, "knows no simple"), ({"sampler": "euler", "scheduler": "karras"}, None),
+    ({"sampler": "euler", "scheduler": "simple"}, "knows no simple"),
+    ({"sampler": "euler", "scheduler": "karras"}, None),
     ({"image": b"x"}, "begins from noise"), ({"cfg_start": 0.5}, "has no cfg_start"), ({"width": 96}, None),
 ])
 def test_what_it_cannot_do_gets_a_sentence(engine, fields, words):
