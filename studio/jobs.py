@@ -8,6 +8,7 @@ goes on behind it. A page only watches. One thread a worker runs the jobs, so th
 import collections
 import contextlib
 import dataclasses
+import functools
 import itertools
 import logging
 import secrets
@@ -58,9 +59,13 @@ class Job:
     attempts: int = 0  # times that it was begun
     held: bool = False
 
+    @functools.cached_property
+    def pieces(self):
+        return pieces(self.request)
+
     def state(self, state, **more):
         """The `JobState` of this job in that state."""
-        about = requests.task_of(self.request), _prompt(self.request), len(pieces(self.request))
+        about = requests.task_of(self.request), _prompt(self.request), len(self.pieces)
         return JobState(self.id, state, *about, resumed=self.attempts > (state == "running"), **more)
 
 
@@ -69,7 +74,7 @@ class Run:
 
     def __init__(self, job, worker):
         self.job, self.worker = job, worker
-        self.pieces = pieces(job.request)
+        self.pieces = job.pieces
         self.piece = 0  # the number of the piece at work
         self.wish = ""  # stop, finish or skip
         self.started = time.monotonic()
@@ -264,11 +269,12 @@ class Jobs:
 
     def estimate(self, request):
         """Seconds and bytes that a request would take by itself, as measured so far; each None where nothing was."""
-        known = [self._memories.get(_shape(piece)) for piece in pieces(request)]
-        return self._seconds(request), None if None in known else max(known)
+        parts = pieces(request)
+        known = [self._memories.get(_shape(piece)) for piece in parts]
+        return self._seconds(parts), None if None in known else max(known)
 
-    def _seconds(self, request):
-        times = [self._time(piece) for piece in pieces(request)]
+    def _seconds(self, pieces):
+        times = [self._time(piece) for piece in pieces]
         return None if None in times else sum(times)
 
     def _time(self, piece):
@@ -319,10 +325,10 @@ class Jobs:
         if waiting and waiting.held:
             return waiting.state("held")
         if waiting:
-            before, own = list(self._order()), self._seconds(waiting.request)
+            before, own = list(self._order()), self._seconds(waiting.pieces)
             del before[before.index(waiting) :]
             times = [run.seconds_left for run in self._running.values()]
-            times += [self._seconds(job.request) for job in before]
+            times += [self._seconds(job.pieces) for job in before]
             left = None if None in [*times, own] else sum(times) / len(self._workers) + own
             return waiting.state("waiting", ahead=len(times), seconds_left=left)
         stored = self._stored("id = ? AND user = ?", (job, user))
