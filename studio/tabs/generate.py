@@ -14,11 +14,12 @@ from engines.text.prompt import readings
 from studio import gallery, images, wildcards
 from studio.jobs import FINAL
 from studio.tabs import browser, queue
-from studio.tabs.common import Upload, control, guard, model_control, named, remembered, standing, style_control
+from studio.tabs.common import Upload, control, guard, model_control, named, remembered, status, style_control
 from studio.texts import say, t
 
 EXAMPLES = ("cat face, flat", "bus, 3d", "red heart, glossy", "man mage, 3d", "苹果，卡通", "太阳，立体")
 FORESEEN = ("prompt", "model", "style", "count", "steps", "width", "height", "cfg_scale", "sampler")
+SESSIONS = 1000  # pages whose job is known
 SHOWN = 12  # pictures on the page when it opens
 COLUMNS = {1: 1, 2: 4, 3: 9, 4: 16}  # of the gallery, and the most pictures for which they do
 
@@ -133,7 +134,7 @@ def wire(studio, parts, parts_of, tabs, demo):
     """Wire the tab; `parts_of` holds the parts of all tabs by name."""
     shown = [
         parts.line, parts.preview, parts.pictures, parts.details, parts.entries, parts.chosen, parts.download,
-        parts.run, parts.stop, parts.verbs,
+        parts.stop, parts.verbs,
     ]  # fmt: skip
 
     suggested = list(next(iter(SUITED.values())))
@@ -159,21 +160,28 @@ def wire(studio, parts, parts_of, tabs, demo):
             for name, value in zip(suggested, values, strict=True)
         ]
 
+    # What each page watches: the job that was asked last. Those before it go on, and are seen in the queue.
+    followed = {}
+
     def submit(values):
         asked = requested(studio, named(parts.asked, values))
         job = studio.jobs.submit(asked)
-        return {parts.job: job, parts.fields["seed"]: asked.seed, parts.run: gr.Button(interactive=False)}
+        return job, asked.seed
 
     def follow(job, request: gr.Request):
-        finished = 0
+        finished, followed[request.session_hash] = 0, job
+        while len(followed) > SESSIONS:
+            followed.pop(next(iter(followed)))
         for state in studio.jobs.watch(job):
+            if followed.get(request.session_hash) != job:
+                return
             yield view(state, finished, request)
             finished = len(state.entries)
 
     def view(state, finished, request):
         # `finished` is how many of its pictures the page shows already
         over, drawn = state.state in FINAL, len(state.entries)
-        update = standing(state, request, parts.line, parts.run, parts.stop)
+        update = {parts.line: status(state, request), parts.stop: gr.Button(interactive=not over)}
         update[parts.verbs] = gr.Row(visible=not over and state.pictures > 1)
         if state.progress and state.progress.preview:
             update[parts.preview] = gr.Image(state.progress.preview, visible=True)
@@ -263,13 +271,13 @@ def wire(studio, parts, parts_of, tabs, demo):
         "inputs": parts.job, "outputs": shown, "show_progress": "hidden", "concurrency_limit": None,
         "api_visibility": "private",
     }  # fmt: skip
-    parts.run.click(
-        guard(submit),
-        inputs=set(parts.asked.values()),
-        outputs=[parts.job, parts.fields["seed"], parts.run],
-        show_progress="hidden",
+    asking = parts.run.click(
+        guard(submit), set(parts.asked.values()), [parts.job, parts.fields["seed"]], show_progress="hidden",
         api_visibility="private",
-    ).success(guard(follow), **follower)
+    )  # fmt: skip
+    again = queue.wire(studio, parts.queue, parts.job)
+    for event in (asking, again):
+        event.success(guard(follow), trigger_mode="multiple", **follower)
     demo.load(guard(opened), **follower)
     gr.on(
         [demo.load, *(parts.fields[name].change for name in FORESEEN)],
@@ -294,7 +302,6 @@ def wire(studio, parts, parts_of, tabs, demo):
     for button, verb in ((parts.stop, "stop"), (parts.finish, "finish"), (parts.skip, "skip")):
         ask = guard(lambda job, verb=verb: getattr(studio.jobs, verb)(job))
         button.click(ask, parts.job, None, api_visibility="private")
-    queue.wire(studio, parts.queue, parts.job).success(guard(follow), **follower)
     for chip in parts.chips:
         chip.click(lambda text: text, chip, parts.fields["prompt"], show_progress="hidden", api_visibility="private")
     parts.pictures.select(

@@ -28,12 +28,21 @@ def test_an_artists_day(artist):
     expect(artist.find("#generate-status .done")).to_be_attached()
     expect(artist.find("#generate-gallery img")).to_have_count(2)
 
+    # ask twice in a row: the page watches the second, and the first is drawn as well
+    artist.number("count", 1)
+    for seed, steps in ((90, 60), (95, 4)):
+        artist.ask(PROMPT, seed=seed, steps=steps)
+        artist.find("#generate-run").click()
+        expect(artist.find("#generate-status .running")).to_be_visible()
+    expect(artist.find("#generate-status .done")).to_be_attached()
+    expect(artist.find("#generate-details")).to_contain_text("seed 95")
+
     # find it in the gallery, and remake it to the bit
     artist.tab("Gallery")
     artist.find("#gallery-words input").fill("harbour")
     artist.find("#gallery-words input").press("Enter")
     expect(artist.find("#gallery-line")).to_contain_text("pictures")
-    artist.find("#gallery-grid .thumbnail-item").first.click()
+    artist.find("#gallery-grid .thumbnail-item").nth(2).click()
     expect(artist.find("#gallery-details")).to_contain_text("81")
     artist.find("#gallery-remake").click()
     expect(artist.find("#gallery-made .same")).to_have_text("The same picture, pixel for pixel.")
