@@ -108,8 +108,13 @@ def _scheduler(request, model):
     return kind.from_config(model.scheduler.config, **options, **spacing)
 
 
-def draw(request, model, batch, report):
-    """The pictures `(B, 3, H, W)` of a batch by a `Pipeline`, from the noise that our own models begin with."""
+def draw(request, model, batch, report, each):
+    """The pictures `(B, 3, H, W)` of a batch by a `Pipeline`, from the noise that our own models begin with.
+
+    `each` is `tensors.row_by_row` where memory is short: the pictures are then drawn one by one.
+    """
+    if each is tensors.row_by_row and len(batch) > 1:
+        return torch.cat([draw(request, model, range(i, i + 1), report, each) for i in batch])
     pipe, multiple = model.pipe, model.pipe.vae_scale_factor
     pipe.scheduler = _scheduler(request, model)
     shape = (pipe.unet.config.in_channels, request.height // multiple, request.width // multiple)

@@ -339,6 +339,7 @@ class GenerateResult:
     seconds: float
     record: dict | None = None
     memory: int | None = None
+    note: str = ""  # what the artist should know of how it went
 
 
 @dataclass(frozen=True)

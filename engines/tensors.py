@@ -54,6 +54,22 @@ def pad_to_multiple(x, multiple):
     return torch.nn.functional.pad(x, (0, pad[0], 0, pad[1]), mode="replicate")
 
 
+def row_by_row(function):
+    """`function` on one row of its tensors at a time, for when memory is short; the results are joined again.
+
+    All tensors that it is given must have as many rows as the first.
+    """
+
+    def each(first, *others, **named):
+        rows = [
+            function(first[i : i + 1], *(x[i : i + 1] for x in others), **{k: x[i : i + 1] for k, x in named.items()})
+            for i in range(len(first))
+        ]
+        return torch.cat(rows)
+
+    return each
+
+
 def batched(conds, uncond):
     """The extra arguments of all `conds`, a list of `(cond, weight)`, and then of `uncond`, as one batch."""
     return {name: torch.cat([*(cond[name] for cond, _ in conds), uncond[name]]) for name in uncond}

@@ -14,6 +14,7 @@ from engines.vqgan import decoding
 
 PIXELS_AT_ONCE = 2**20  # of a batch; more pictures are drawn batch after batch
 PREVIEWS = 8  # a batch
+SHORT = "Memory was short, so it was drawn one row of a batch at a time; fewer or smaller pictures are quicker."
 
 
 @torch.no_grad()
@@ -21,13 +22,14 @@ def generate(request, model, on_progress=None):
     """The pictures of a `GenerateRequest` by a `LatentDiffusion` model or a `TokenGenerator`.
 
     `on_progress(Progress)` is called after each step, with a preview in some; `Cancelled` raised from
-    it ends the task there. Raises `BadRequest` for what this model cannot draw.
+    it ends the task there. Where memory runs out, the nets go over one row at a time instead, and the result says so.
+    Raises `BadRequest` for what this model cannot draw.
     """
     started = time.monotonic()
     _check(request, model)
     draw = DRAW[model.family]
     batches = _batches(request)
-    finished = []
+    finished, each = [], _at_once
     for number, (request, batch) in enumerate(batches):
 
         def report(index, count, look, number=number):
@@ -35,11 +37,27 @@ def generate(request, model, on_progress=None):
                 preview = _preview(look) if index < count and index % max(1, count // PREVIEWS) == 0 else None
                 on_progress(Progress(number * count + index, len(batches) * count, preview))
 
-        drawn = draw(request, model, batch, report)
+        try:
+            drawn = draw(request, model, batch, report, each)
+        except torch.OutOfMemoryError:
+            if each is tensors.row_by_row:
+                raise
+            drawn = None
+        if drawn is None:  # what the failure held is free by now
+            each = tensors.row_by_row
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            drawn = draw(request, model, batch, report, each)
         if not torch.isfinite(drawn).all():
             raise AtelierError("The picture came out without numbers; lower the guidance or choose another sampler.")
         finished += map(Picture, tensors.to_images(drawn), _seeds(request, batch))
-    return GenerateResult(tuple(finished), time.monotonic() - started)
+    note = SHORT if each is tensors.row_by_row else ""
+    return GenerateResult(tuple(finished), time.monotonic() - started, note=note)
+
+
+def _at_once(function):
+    # a net as it is: all rows at once
+    return function
 
 
 def _batches(request):
@@ -118,7 +136,7 @@ def _preview(look):
 # ---------------------------------------------------------------- latent diffusion (Rombach et al., 2022)
 
 
-def _diffuse(request, model, batch, report):
+def _diffuse(request, model, batch, report, each):
     """The pictures `(B, 3, H, W)` of a batch, step by step out of noise."""
     sigmas = schedules.by_name(request.scheduler)(model.noise, request.steps)
     interval = guidance.interval_of_steps(sigmas, request.cfg_start, request.cfg_end)
@@ -133,7 +151,7 @@ def _diffuse(request, model, batch, report):
         conds = [(cond | around, weight) for cond, weight in conds]
         told = conds, uncond | around, request.cfg_scale
         models.append(
-            (share, guidance.guided(model.denoiser(), *told, rescale=request.cfg_rescale, interval=interval))
+            (share, guidance.guided(each(model.denoiser()), *told, rescale=request.cfg_rescale, interval=interval))
         )
     denoise = guidance.by_stages(models, sigmas)
     x = _start(request, model, batch) * sigmas[0].item()
@@ -146,7 +164,7 @@ def _diffuse(request, model, batch, report):
         callback=lambda step: report(step.index, step.count, lambda: model.decode(step.denoised[:4])),
         noise_sampler=samplers.noise_sampler_from_seeds(_seeds(request, batch), x.shape[1:], model.device),
     )
-    return model.decode(x)
+    return each(model.decode)(x)
 
 
 def _start(request, model, batch):
@@ -163,7 +181,7 @@ def _start(request, model, batch):
 # ---------------------------------------------------------------- tokens (Chang et al., 2022)
 
 
-def _fill(request, model, batch, report):
+def _fill(request, model, batch, report, each):
     """The pictures `(B, 3, H, W)` of a batch, token by token; from a picture, `strength` of its tokens are redrawn."""
     factor = model.first_stage.config.factor
     height, width = request.height // factor, request.width // factor
@@ -178,16 +196,20 @@ def _fill(request, model, batch, report):
         hidden = first.view(tokens.shape).to(model.device)
     tokens = fill(
         request, model, tokens, hidden, chance,
-        lambda step: report(step.index, step.count, lambda: model.decode(step.tokens[:4])),
+        lambda step: report(step.index, step.count, lambda: model.decode(step.tokens[:4])), each,
     )  # fmt: skip
-    return model.decode(tokens)
+    return each(model.decode)(tokens)
 
 
-def fill(request, model, tokens, hidden, chance, callback=None):
-    """The maps `tokens (B, h, w)` with the places of `hidden` filled by the words of a request, as it asks."""
+def fill(request, model, tokens, hidden, chance, callback=None, each=_at_once):
+    """The maps `tokens (B, h, w)` with the places of `hidden` filled by the words of a request, as it asks.
+
+    `each` says how the net goes over the rows of a batch.
+    """
     order = decoding.by_halton(*tokens.shape[1:]) if request.order == "halton" else decoding.by_confidence
     stages, uncond = _words(request, model, len(tokens))
-    models = [(share, decoding.guided(model.transformer, conds, uncond, request.cfg_scale)) for share, conds in stages]
+    net = each(model.transformer)
+    models = [(share, decoding.guided(net, conds, uncond, request.cfg_scale)) for share, conds in stages]
     return decoding.decode(
         decoding.by_stages(models, request.steps),
         tokens,

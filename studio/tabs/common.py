@@ -96,6 +96,7 @@ def status(state, request):
         return f'<div class="status cancelled" {job}>{say(request, "cancelled")}</div>'
     if state.state == "done":
         text = say(request, "done", seconds=state.seconds) if state.seconds else ""
+        text += " " + html.escape(getattr(state.result, "note", ""))
         return f'<div class="status done" {job}>{text}</div>'
     share, words = 0, say(request, "starting")
     if state.state in ("waiting", "held"):

@@ -10,6 +10,7 @@ from studio.tabs.common import guard, left
 from studio.texts import say, t
 
 EVERY = 1.0  # seconds between two looks while the list is open
+LATEST = 6  # finished jobs that are listed
 WORDS = 40  # characters of a prompt that are shown
 
 
@@ -30,7 +31,7 @@ def wire(studio, parts, followed):
     """Wire the list; a job that is queued again is put into `followed`, the state of the tab's own job."""
 
     def look(chosen, request: gr.Request):
-        states = studio.jobs.listed()
+        states = studio.jobs.listed(latest=LATEST)
         ids = [state.id for state in states]
         choices = [(_row(state, request), state.id) for state in states]
         return {

@@ -37,6 +37,7 @@ class Artist:
         box = self.find(f"#generate-{name} input[type=number]")
         box.fill(str(value))
         box.blur()
+        expect(box).to_have_value(str(value))
 
     def ask(self, prompt, seed, steps=4):
         """Fill the form."""

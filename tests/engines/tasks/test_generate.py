@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from engines import tensors
-from engines.errors import BadPicture, BadRequest, Cancelled
+from engines import catalog, tensors
+from engines.engine import Engine
+from engines.errors import AtelierError, BadPicture, BadRequest, Cancelled
 from engines.requests import ORDERS, SAMPLERS, SCHEDULES, alone
 from engines.tasks.generate import generate
 from tests import tiny
@@ -189,3 +190,39 @@ def test_progress_has_previews_and_cancel_stops_within_its_step(kind, request):
         generate(tiny.request(steps=6, count=2), model, on_progress=stop_at_two)
     assert [progress.index for progress in seen] == [1, 2]
     assert seen[0].preview.size == (130, 64)
+
+
+# ---------------------------------------------------------------- when memory is short
+
+
+@pytest.mark.parametrize("made", [tiny.latent_diffusion(), tiny.token_generator()], ids=["diffusion", "tokens"])
+def test_a_picture_for_which_memory_is_short_is_drawn_row_by_row(made, monkeypatch):
+    asked = tiny.request(count=2)
+    plain = generate(asked, made)
+    net = made.unet if made.family == "latent-diffusion" else made.transformer
+    forward, rows = net.forward, []
+
+    def short(x, *others, **named):
+        rows.append(len(x))
+        if len(x) > 1:
+            raise torch.OutOfMemoryError("out of memory")
+        return forward(x, *others, **named)
+
+    monkeypatch.setattr(net, "forward", short)
+    drawn = generate(asked, made)
+    assert rows[0] > 1 and set(rows[1:]) == {1}
+    for one, other in zip(plain.pictures, drawn.pictures, strict=True):
+        assert np.abs(np.asarray(one.image).astype(int) - np.asarray(other.image)).max() <= 1
+    assert plain.note == "" and drawn.note.startswith("Memory was short")
+
+
+def test_memory_that_is_short_all_the_same_is_one_sentence_and_the_next_picture_is_drawn(tmp_path, monkeypatch):
+    tiny.save(tmp_path / "models" / "painter.safetensors", tiny.latent_diffusion())
+    engine = Engine(tmp_path, "cpu")
+    asked = tiny.request(model="painter")
+    (painter,) = [engine.load(row) for row in [catalog.find("painter", home=tmp_path)]]
+    with monkeypatch.context() as patch:
+        patch.setattr(painter.unet, "forward", lambda *_, **__: (_ for _ in ()).throw(torch.OutOfMemoryError("no")))
+        with pytest.raises(AtelierError, match="ran out of memory; ask for fewer or smaller"):
+            engine.run(asked)
+    assert engine.run(asked).pictures
