@@ -4,6 +4,10 @@
   const typing = event => event.target.closest('input, textarea, select, [contenteditable]');
   const chinese = navigator.language.toLowerCase().startsWith('zh');
 
+  // Escape that closes a list or an enlarged picture is not meant for the job
+  const leaving = event => event.target.closest('[role=combobox], [role=listbox]') || document.fullscreenElement
+    || seen('.preview');
+
   function press(event, button) {
     if (!button) return;
     event.preventDefault();
@@ -19,8 +23,9 @@
 
   document.addEventListener('keydown', event => {
     const dialog = document.querySelector('#shortcuts');
+    if (event.isComposing || event.altKey) return;
     if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) press(event, seen('button.run'));
-    else if (event.key === 'Escape' && !dialog?.open) press(event, seen('button.halt'));
+    else if (event.key === 'Escape' && !dialog?.open && !leaving(event)) press(event, seen('button.halt'));
     else if (typing(event)) return;
     else if (event.key === 'ArrowLeft') turn(event, -1);
     else if (event.key === 'ArrowRight') turn(event, 1);

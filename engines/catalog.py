@@ -20,7 +20,6 @@ TASKS = {
     "clip": (),
     "diffusers": ("generate",),  # a folder of a pipeline
 }
-INDEX = "model_index.json"  # of such a folder
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +43,7 @@ def catalog(home=None):
     paths = sorted(ASSETS.glob("*/model.safetensors"))
     if home:
         own = Path(home) / "models"
-        folders = sorted(path.parent for path in own.rglob(INDEX))
+        folders = sorted(path.parent for path in own.rglob(files.PIPELINE))
         files_alone = (path for path in own.rglob("*.safetensors") if not any(map(path.is_relative_to, folders)))
         paths += sorted([*files_alone, *folders])
     rows = {}
@@ -64,7 +63,7 @@ def catalog(home=None):
 def read(path):
     """The row of one file, of the `model.safetensors` in a folder, or of the diffusers pipeline in a folder."""
     path = Path(path)
-    if (path / INDEX).exists():
+    if (path / files.PIPELINE).exists():
         weights = sum(part.stat().st_size for part in path.rglob("*.safetensors"))
         return Model(files.name(path), "diffusers", TASKS["diffusers"], path, weights, "unknown", {})
     path = path / "model.safetensors" if path.is_dir() else path
@@ -96,16 +95,17 @@ def tokenizer(row):
     return Tokenizer(config["tokenizer"], config["text"]["context_length"])
 
 
-def find(name, task=None, home=None):
+def find(name, task=None, home=None, paths=True):
     """The model called `name`, or lying at the path `name`, or for an empty name the first, that can do `task`.
 
-    Without a `task`, any model. Raises `BadRequest` for an unknown name and for a model of other tasks.
+    Without a `task`, any model; without `paths`, none but those of the catalog. Raises `BadRequest` for an
+    unknown name and for a model of other tasks.
     """
     rows = catalog(home)
     able = {row.id: row for row in rows.values() if task is None or task in row.tasks}
     if not name and able:
         return next(iter(able.values()))
-    row = rows.get(name) or (read(name) if name and Path(name).exists() else None)
+    row = rows.get(name) or (read(name) if paths and name and Path(name).exists() else None)
     if row is None:
         raise unknown("model", name, able)
     if task and task not in row.tasks:

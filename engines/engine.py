@@ -29,11 +29,12 @@ TASKS = {
 class Engine:
     """Runs tasks on one device. `home` is the folder whose `models/` are in the catalog beside the shipped ones.
 
+    With `paths`, models may be named by their paths, too: not where requests come from strangers.
     Models stay loaded until all of them take more than `budget` bytes; the least recently used goes first.
     """
 
-    def __init__(self, home=None, device="auto", budget=None):
-        self.home = home
+    def __init__(self, home=None, device="auto", budget=None, paths=True):
+        self.home, self.paths = home, paths
         self.device = choose_device(device)
         self.budget = memory_budget(self.device) if budget is None else budget
         self._loaded = collections.OrderedDict()
@@ -45,10 +46,10 @@ class Engine:
         if isinstance(request, requests.EngineRequest):
             return self._engine(request)
         task, function = TASKS[type(request)]
-        row = catalog.find(request.model, task, self.home)
-        model = self.load(row)
+        row = catalog.find(request.model, task, self.home, self.paths)
         request = dataclasses.replace(request, model=row.id)
         try:
+            model = self.load(row)
             with PeakMemory(self.device) as peak:
                 result = function(request, model, on_progress)
         except torch.OutOfMemoryError as error:
@@ -60,11 +61,13 @@ class Engine:
 
     def _engine(self, request):
         if request.act != "status":
-            row = catalog.find(request.model, None, self.home)
+            row = catalog.find(request.model, None, self.home, self.paths)
             if request.act == "load":
                 self.load(row)
             else:
                 self._loaded.pop(self._key(row), None)
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
         sizes = {
             model.name: sum(tensor.nbytes for tensor in models.own_weights(model).values())
             for model in self._loaded.values()

@@ -1,7 +1,7 @@
 """Pipelines of diffusers from the artist's folders: the peer in the same worker, from the same seeds and noise.
 
-A folder with a `model_index.json` is a model. Nothing is fetched, no code of the folder is run, and weights are
-read from safetensors alone.
+A folder that names its parts in `files.PIPELINE` is a model. Nothing is fetched, no code of the folder is run, and
+weights are read from safetensors alone.
 """
 
 import inspect
@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 
 from engines import pictures, tensors
+from engines.checkpoints import files
 from engines.errors import BadCheckpoint, BadRequest
 from engines.requests import alone
 from engines.text.captions import compose
 
 FAMILY = "diffusers"
-INDEX = "model_index.json"
 # the scheduler's class for each sampler that diffusers has too, and what it is built with
 SCHEDULERS = {
     "dpmpp_2m": ("DPMSolverMultistepScheduler", {}),
@@ -73,15 +73,17 @@ def load(folder):
 
     folder = Path(folder)
     try:
-        options = {"safety_checker": None} if "safety_checker" in json.loads((folder / INDEX).read_text()) else {}
+        parts = json.loads((folder / files.PIPELINE).read_text())
+        options = {"safety_checker": None} if "safety_checker" in parts else {}
         pipe = DiffusionPipeline.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, **options
         )
     except Exception as error:  # diffusers raises anything
         first = str(error).strip().partition("\n")[0][:200]
         raise BadCheckpoint(f"{folder.name} is no pipeline that diffusers can open: {first}.") from error
-    if not hasattr(pipe, "unet") or not hasattr(pipe, "vae") or "latents" not in _takes(pipe):
-        raise BadCheckpoint(f"{folder.name} is a {type(pipe).__name__}, which draws no pictures from latents.")
+    takes = _takes(pipe)
+    if not hasattr(pipe, "unet") or not hasattr(pipe, "vae") or "latents" not in takes or "image" in takes:
+        raise BadCheckpoint(f"{folder.name} is a {type(pipe).__name__}; those that draw from words and noise are used.")
     pipe.set_progress_bar_config(disable=True)
     return Pipeline(pipe)
 
@@ -125,7 +127,7 @@ def draw(request, model, batch, report, each):
         noise = tensors.slerp(noise, tensors.noise(others, shape), request.variation_strength)
 
     def stepped(pipe, index, timestep, values):
-        report(index + 1, request.steps, lambda: model.decode(values["latents"][:4]))
+        report(index + 1, len(pipe.scheduler.timesteps), lambda: model.decode(values["latents"][:4]))
         return values
 
     words = compose(request.prompt.strip(), request.style)

@@ -122,7 +122,7 @@ def _serve(connection, stop, home, device):
     try:
         from engines.engine import Engine
 
-        engine = Engine(home, device)
+        engine = Engine(home, device, paths=False)
         while True:
             request = connection.recv()
             try:

@@ -14,6 +14,7 @@ from studio import images, wildcards
 from studio.jobs import FINAL
 from studio.tabs.common import guard
 
+AT_ONCE = 4  # calls that wait for their pictures; each holds a thread of the page
 SIDE = 2048  # pixels of the longer side of a picture that is drawn from
 
 
@@ -77,7 +78,7 @@ def endpoint(name, kind, act, leave_out=()):
         for item in fields
     ]  # fmt: skip
     call.__signature__ = inspect.Signature(parameters, return_annotation=dict)
-    gr.api(guard(call), api_name=name, api_description=call.__doc__, concurrency_limit=None)
+    gr.api(guard(call), api_name=name, api_description=call.__doc__, concurrency_limit=AT_ONCE, concurrency_id="api")
 
 
 def _file(path):

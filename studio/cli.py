@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 import getpass
 import json
 import shlex
@@ -222,6 +223,8 @@ def _compare(arguments):
         base = requests.ReconstructRequest(image=_picture(arguments.image, requests.ReconstructRequest.max_side))
     else:
         base = _asked(arguments, requests.GenerateRequest)
+    known = catalog.catalog(home)
+    rows = [row if row.id in known else dataclasses.replace(row, id=str(row.path)) for row in rows]
     request = requests.CompareRequest(base, (comparison.of_models(base, rows),))
     cells, engine, pictures, records, made = request.cells(), _engine(arguments), {}, {}, []
     for place in request.order():

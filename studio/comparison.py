@@ -12,6 +12,7 @@ from engines import requests
 from engines.errors import BadRequest
 from engines.requests import SUITED, GenerateRequest
 
+DIGITS = 11  # before the point; no field has more
 WORDS = "words"  # the axis that replaces words of the prompt
 LEFT_OUT = ("count",)  # a cell is one picture
 RANGE = re.compile(r"(-?[\d.]+)\s*-\s*(-?[\d.]+)(?:\s*\(\+?\s*([\d.]+)\))?")
@@ -54,11 +55,13 @@ def points(request, name, text):
 def _numbers(name, part):
     found = RANGE.fullmatch(part)
     try:
-        if not found:
-            return [Decimal(part)]
-        first, last, step = Decimal(found[1]), Decimal(found[2]), Decimal(found[3] or 1)
-    except InvalidOperation as error:
-        raise BadRequest(f"“{part}” is no number for {name}; write such as 1, 2, 3 or 1-5 or 10-30 (+10).") from error
+        first, last, step = (Decimal(found[1]), Decimal(found[2]), Decimal(found[3] or 1)) if found else (
+            Decimal(part), Decimal(part), Decimal(1)
+        )  # fmt: skip
+    except InvalidOperation:
+        first = last = Decimal("nan")
+    if not all(value.is_finite() and value.adjusted() < DIGITS for value in (first, last)):
+        raise BadRequest(f"“{part}” is no number for {name}; write such as 1, 2, 3 or 1-5 or 10-30 (+10).")
     if not step or not first <= last or (last - first) / step >= requests.MAX_CELLS:
         raise BadRequest(f"“{part}” is no range for {name} of at most {requests.MAX_CELLS} values.")
     return [first + step * i for i in range(int((last - first) / step) + 1)]

@@ -26,6 +26,7 @@ ATTEMPTS = 3  # times that a job is begun; one that takes the studio down with i
 PACE = 0.1  # seconds between two states that a watcher is told
 RESULTS_KEPT = 8
 FINAL = ("done", "failed", "cancelled")
+WAITING = ("waiting", "held")
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class Job:
     def state(self, state, **more):
         """The `JobState` of this job in that state."""
         about = requests.task_of(self.request), _prompt(self.request), len(self.pieces)
-        return JobState(self.id, state, *about, resumed=self.attempts > (state == "running"), **more)
+        return JobState(self.id, state, *about, resumed=self.attempts > (state not in WAITING), **more)
 
 
 class Run:
@@ -78,25 +79,27 @@ class Run:
         self.piece = 0  # the number of the piece at work
         self.wish = ""  # stop, finish or skip
         self.started = time.monotonic()
-        self.progress = self.seconds_left = self.pace = None  # seconds a step
-        self._paced = None  # when the first progress came, and the step that this was
+        self.progress = self.seconds_left = self.pace = None  # seconds a step of the piece at work
+        self._paced = None  # the piece, when its first progress came, and the step that this was
 
-    def progressed(self, progress):
-        """Take in the `Progress` of the piece at work."""
-        before = self.progress
-        progress = requests.Progress(
-            self.piece * progress.count + progress.index,
+    def progressed(self, progress, rest=None):
+        """Take in the `Progress` of the piece at work; `rest` is what the pieces after it take in seconds, or None."""
+        before, index, now = self.progress, progress.index, time.monotonic()
+        # The first step also waits for the engine and the model: later ones tell the pace without it.
+        if self._paced is None or self._paced[0] != self.piece:
+            self._paced = self.piece, now, index
+        _, since, first = self._paced
+        if index > first:
+            self.pace = (now - since) / (index - first)
+        pace = self.pace or (now - self.started) / max(index, 1)
+        if rest is None:
+            rest = pace * progress.count * (len(self.pieces) - self.piece - 1)
+        self.seconds_left = pace * (progress.count - index) + rest
+        self.progress = requests.Progress(
+            self.piece * progress.count + index,
             len(self.pieces) * progress.count,
             progress.preview or (before and before.preview),
         )
-        # The first step also waits for the engine and the model: later ones tell the pace without it.
-        now = time.monotonic()
-        if self._paced and progress.index > self._paced[1]:
-            since, first = self._paced
-            self.pace = (now - since) / (progress.index - first)
-        self._paced = self._paced or (now, progress.index)
-        pace = self.pace or (now - self.started) / max(progress.index, 1)
-        self.progress, self.seconds_left = progress, pace * (progress.count - progress.index)
 
     def state(self):
         return self.job.state(
@@ -168,10 +171,11 @@ class Jobs:
                 f"The picture takes {len(text) * 3 // 4 // 10**6} MB as PNG; up to {MAX_REQUEST * 3 // 4 // 10**6} MB "
                 "are kept with what is made from it: make it smaller and try again."
             )
+        job = Job(secrets.token_hex(8), user, request)
+        assert job.pieces  # one that cannot be drawn is refused here
         with self._changed:
             if len(self._waiting[user]) >= MAX_WAITING:
                 raise BadRequest(f"{MAX_WAITING} jobs of yours are waiting already; let some finish, or stop some.")
-            job = Job(secrets.token_hex(8), user, request)
             with _on_disk(job.id), self._database() as connection:
                 connection.execute(
                     "INSERT INTO jobs (id, user, created, state, request, place) VALUES (?, ?, ?, 'waiting', ?, "
@@ -191,6 +195,10 @@ class Jobs:
         with self._changed:
             busy = {run.worker for run in self._running.values()}
             worker = min(self._workers, key=lambda worker: (worker in busy, self._aside[worker]))
+        return self._aside_by(worker, request)
+
+    def _aside_by(self, worker, request):
+        with self._changed:
             self._aside[worker] += 1
         try:
             return worker.run(request)
@@ -198,6 +206,10 @@ class Jobs:
             with self._changed:
                 self._aside[worker] -= 1
                 self._changed.notify_all()
+
+    def everywhere(self, request):
+        """The results of a request that is no job from every worker, in their order; as `aside` otherwise."""
+        return [self._aside_by(worker, request) for worker in self._workers]
 
     def stop(self, job, user=""):
         """Take a waiting job out, or stop the running one within its step; a finished one stays as it is."""
@@ -353,7 +365,7 @@ class Jobs:
 
     def _ask(self, job, user, wish):
         run = self._running.get(job)
-        if run and run.job.user == user:
+        if run and run.job.user == user and run.wish != "stop":
             run.wish = wish
 
     def _order(self):
@@ -390,7 +402,7 @@ class Jobs:
             with _on_disk(job.id):
                 self._set(job.id, state="running", attempts=job.attempts)
             # what was drawn before the studio was stopped
-            drawn = {entry.record.get("piece") for entry in self._gallery.of_job(job.id)} if job.attempts > 1 else ()
+            drawn = {entry.record.get("piece") for entry in self._gallery.of_job(job.id)}
             result = None
             while run.piece < len(run.pieces) and run.wish != "finish":
                 if run.piece not in drawn:
@@ -416,7 +428,7 @@ class Jobs:
 
         def progressed(progress):
             with self._changed:
-                run.progressed(progress)
+                run.progressed(progress, self._seconds(run.pieces[run.piece + 1 :]))
                 if run.pace and work(piece):
                     self._paces[_kind(piece)] = run.pace * progress.count / work(piece)
                 self._changed.notify_all()
@@ -464,6 +476,7 @@ class Jobs:
                     )
                 request = requests.from_json(row["request"])
                 job = Job(row["id"], row["user"], request, row["attempts"], bool(row["held"]))
+                assert job.pieces
                 self._waiting[row["user"]].append(job)
             except BadRequest as error:
                 self._finish(JobState(row["id"], "failed", error=str(error)))

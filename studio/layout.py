@@ -92,7 +92,7 @@ def visitor():
 
 
 def build(studio):
-    """The `gr.Blocks` over a `studio` with `home`, `jobs`, `gallery` and `votes`."""
+    """The `gr.Blocks` over a `studio` as `server.Studio` is one."""
     with gr.Blocks(title="Atelier", analytics_enabled=False, fill_width=True, delete_cache=(HOUR, 24 * HOUR)) as demo:
         with gr.Row(elem_id="header"):
             gr.HTML("<h1>Atelier</h1>")
@@ -117,7 +117,7 @@ def launch(demo, host, port, home, logins=None, *, block=True):
         server_name=host,
         server_port=port,
         prevent_thread_lock=not block,
-        auth=logins.check if logins else None,
+        auth=logins.enter if logins else None,
         quiet=True,
         share=False,
         show_error=False,

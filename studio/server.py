@@ -32,6 +32,7 @@ class Studio:
     jobs: Jobs
     votes: Votes
     presets: Presets
+    shared: bool = False  # whether others come in by logins: where things lie is not theirs to know
 
 
 class Own:
@@ -72,7 +73,8 @@ def serve(home, host, port, devices, listen=False):
     database = Database(home / "atelier.db")
     gallery = Gallery(home, database)
     jobs = Jobs(workers, gallery, database)
-    studio = Studio(home, *(Own(part, who) for part in (gallery, jobs, Votes(database), Presets(database))))
+    parts = (gallery, jobs, Votes(database), Presets(database))
+    studio = Studio(home, *(Own(part, who) for part in parts), listen)
     try:
         page = layout.build(studio)
         address = layout.launch(page, EVERYWHERE if listen else host, port, home, logins, block=False)

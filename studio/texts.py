@@ -246,6 +246,8 @@ TABLE = {
     "preset.load": ("Load", "载入"),
     "preset.save": ("Save", "保存"),
     "preset.forget": ("Forget", "删除"),
+    "address": ("Link", "链接"),
+    "address.help": ("an address that opens this page with these settings", "打开后即带有这些设置的地址"),
     "link": ("Copy link", "复制链接"),
     "key.run": (
         "<kbd>Ctrl</kbd>+<kbd>Enter</kbd> run what the tab is for", "<kbd>Ctrl</kbd>+<kbd>Enter</kbd> 运行当前页"
@@ -269,6 +271,9 @@ TABLE = {
     "compare.seed.help": ("every cell begins from it", "每一格都从它开始"),
     "compare.models": ("Models", "模型"),
     "compare.models.help": ("two to four; one alone is compared over axes", "两到四个；只选一个时沿轴对比"),
+    "compare.too_many": (
+        "Up to {most} models are compared at once; choose fewer.", "一次最多对比 {most} 个模型；请减少。"
+    ),
     "compare.blind": ("Blind", "盲评"),
     "compare.blind.help": ("names stay hidden until you have voted", "投票之前隐藏模型名"),
     "compare.empty": (

@@ -15,7 +15,7 @@ def fill(text, home):
 
     Raises `BadRequest` for a list that is not there, or is empty, or leads too deep.
     """
-    for _ in range(DEEPEST):
+    for _ in range(DEEPEST + 1):
         if not NAME.search(text):
             return text
         text = NAME.sub(lambda found: _choice(found[1], Path(home)), text)

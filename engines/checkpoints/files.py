@@ -13,6 +13,7 @@ from pathlib import Path
 
 from engines.errors import BadCheckpoint
 
+PIPELINE = "model_index.json"  # makes a folder a pipeline of diffusers
 MAX_HEADER = 100_000_000
 BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,

@@ -9,7 +9,6 @@ from engines.diffusion import guidance, samplers, schedules
 from engines.errors import AtelierError, BadRequest
 from engines.requests import GenerateResult, Picture, Progress, alone, choose
 from engines.text import prompt
-from engines.text.captions import compose
 from engines.vqgan import decoding
 
 PIXELS_AT_ONCE = 2**20  # of a batch; more pictures are drawn batch after batch
@@ -19,7 +18,7 @@ SHORT = "Memory was short, so it was drawn one row of a batch at a time; fewer o
 
 @torch.no_grad()
 def generate(request, model, on_progress=None):
-    """The pictures of a `GenerateRequest` by a `LatentDiffusion` model or a `TokenGenerator`.
+    """The pictures of a `GenerateRequest` by a `LatentDiffusion` model, a `TokenGenerator` or a `Pipeline`.
 
     `on_progress(Progress)` is called after each step, with a preview in some; `Cancelled` raised from
     it ends the task there. Where memory runs out, the nets go over one row at a time instead, and the result says so.
@@ -86,10 +85,12 @@ def _check(request, model):
 def check_words(request, model):
     """Raise `BadRequest` if a request has more words than the model reads."""
     longest = model.config.text.context_length
-    for name in ("prompt", "negative"):
-        style = request.style if name == "prompt" else ""
-        texts = prompt.readings(choose(getattr(request, name), request.seed))
-        count = max(model.tokenizer.count(_styled(text, style)) for text in texts)
+    texts = {
+        "prompt": prompt.readings(choose(request.prompt.strip(), request.seed), request.style),
+        "negative": [prompt.weighted(request.negative.strip())],
+    }
+    for name in texts:
+        count = max(model.tokenizer.count(text) for text in texts[name])
         if count > longest:
             raise BadRequest(f"The {name} has {count} tokens with its style; this model reads {longest}: shorten it.")
 
@@ -109,17 +110,11 @@ def _words(request, model, count):
     """
     asked = choose(request.prompt.strip(), request.seed)
     stages = [
-        (share, [(model.words([_styled(prompt.weighted(part), request.style)] * count), weight)
+        (share, [(model.words([prompt.styled(part, request.style)] * count), weight)
                  for part, weight in prompt.composed(text)])
         for share, text in prompt.stages(asked)
     ]  # fmt: skip
     return stages, model.words([prompt.weighted(request.negative.strip())] * count)
-
-
-def _styled(pieces, style):
-    # the pieces of a text with its style, as `compose` puts it
-    text = "".join(words for words, _ in pieces)
-    return [*pieces, (compose(text, style).removeprefix(text), 1.0)]
 
 
 def _source(request, model):

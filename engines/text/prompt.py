@@ -9,7 +9,9 @@ What is not written quite so stands for itself. Choices, `{red|blue}`, are taken
 
 import re
 
-SCHEDULE = re.compile(r"\[([^\[\]:]*):([^\[\]:]*):\s*(0?\.\d+|[01](?:\.\d*)?)\s*\]")
+from engines.text.captions import compose
+
+SCHEDULE = re.compile(r"\[([^\[\]:]*):([^\[\]:]*):\s*(0?\.\d+|0\.?|1(?:\.0*)?)\s*\]")
 WEIGHT = re.compile(r"\(([^()]*):\s*(\d*\.?\d+)\s*\)|\[([^\[\]:]+)\]")
 COMPOSED = re.compile(r"(.*?)(?::\s*(-?\d*\.?\d+))?\s*\Z", re.DOTALL)
 LESS = 1 / 1.1  # what square brackets make of words
@@ -42,6 +44,13 @@ def weighted(text):
     return [(words, weight) for words, weight in pieces if words]
 
 
-def readings(text):
-    """Each text, as pieces, that a prompt is read as at some time."""
-    return [weighted(part) for _, stage in stages(text) for part, _ in composed(stage)]
+def styled(text, style):
+    """The pieces of a text with its style, as `captions.compose` puts it."""
+    pieces = weighted(text)
+    words = "".join(words for words, _ in pieces)
+    return [*pieces, (compose(words, style).removeprefix(words), 1.0)]
+
+
+def readings(text, style=""):
+    """Each text, as pieces, that a prompt with its style is read as at some time."""
+    return [styled(part, style) for _, stage in stages(text) for part, _ in composed(stage)]

@@ -23,13 +23,13 @@ KEEP = """(...values) => Object.fromEntries(%s.map((name, i) => [name, values[i]
 LINK = """(...values) => {
   const link = new URL(location.pathname, location.origin);
   %s.forEach((name, i) => { if (values[i] !== null) link.searchParams.set(name, values[i]); });
-  history.replaceState(null, '', link);
-  navigator.clipboard?.writeText(link.href);
+  navigator.clipboard?.writeText(link.href).catch(() => {});  // it stands in the field as well
+  return [link.href];
 }"""
 
 
-def wire_form(demo, kept, link, models):
-    """Keep the components of `kept`, by their names, in the browser; the button `link` makes an address of them.
+def wire_form(demo, kept, link, address, models):
+    """Keep the components of `kept`, by their names, in the browser; the button `link` writes them into `address`.
 
     `models` are the ids that the form may name.
     """
@@ -38,4 +38,4 @@ def wire_form(demo, kept, link, models):
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     demo.load(None, [saved, *parts], parts, js=RESTORE % (names, json.dumps(models)), **quiet)
     gr.on([part.change for part in parts], None, parts, saved, js=KEEP % names, **quiet)
-    link.click(None, parts, None, js=LINK % names, **quiet)
+    link.click(None, parts, address, js=LINK % names, **quiet)

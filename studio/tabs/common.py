@@ -17,7 +17,19 @@ from engines.errors import AtelierError, BadRequest
 from studio.jobs import FINAL
 from studio.texts import say, t
 
+SESSIONS = 1000  # pages of which something is kept
+
 log = logging.getLogger(__name__)
+
+
+class Latest(dict):
+    """What the latest pages have set, by their session; those that set nothing for long are forgotten."""
+
+    def __setitem__(self, session, value):
+        self.pop(session, None)
+        super().__setitem__(session, value)
+        while len(self) > SESSIONS:
+            self.pop(next(iter(self)))
 
 
 class Upload(gr.Image):

@@ -16,7 +16,7 @@ from engines.requests import CompareRequest, MeasureRequest, ReconstructRequest
 from studio import comparison, images
 from studio.jobs import FINAL
 from studio.pair_view import MODES, PairView
-from studio.tabs.common import Upload, control, guard, model_choices, named, remembered, standing, temporary
+from studio.tabs.common import Latest, Upload, control, guard, model_choices, named, remembered, standing, temporary
 from studio.tabs.generate import requested
 from studio.texts import say, t
 
@@ -26,14 +26,6 @@ CHOOSE = """element.addEventListener('click', event => {
   const cell = event.target.closest('[data-cell]');
   if (cell) trigger('choose', {cell: Number(cell.dataset.cell)});
 });"""
-
-
-@dataclasses.dataclass(frozen=True)
-class Ballot:
-    """A vote to come: the places of the two cells, the first of which is shown as A."""
-
-    one: tuple
-    other: tuple
 
 
 def draw(studio):
@@ -108,7 +100,7 @@ def draw(studio):
         models=models, blind=blind, run=run, stop=stop, line=line, grid=grid, closer=closer, mode=mode, view=view,
         ballot=ballot, votes=votes, measures=measures, exports=exports, sheet=sheet, folder=folder,
         axes_of_words=axes_of_words, axes=axes, ranking=ranking,
-        pair=gr.State(()), ballots=gr.State(()),
+        pair=gr.State(()),
     )  # fmt: skip
 
 
@@ -117,6 +109,9 @@ def wire(studio, parts, parts_of, tabs, demo):
     form = parts_of["generate"].asked
     # Outside of the tab: a browser reads what it remembers only where it is drawn, and a tab is drawn when visited.
     job = gr.BrowserState("", storage_key="atelier-compare-job", secret="atelier")
+    # The votes to come: the places of two cells each, the first of which is shown as A.
+    stored = gr.BrowserState([], storage_key="atelier-compare-ballots", secret="atelier")
+    looked = Latest()  # which two cells each page looks at, and how
     asked = {
         "what": parts.what, "prompt": parts.prompt, "seed": parts.seed, "image": parts.image,
         "max_side": parts.max_side, "blind": parts.blind, "models": parts.models["generate"],
@@ -126,16 +121,20 @@ def wire(studio, parts, parts_of, tabs, demo):
     }  # fmt: skip
     shown = [
         parts.line, parts.run, parts.stop, parts.grid, parts.closer, parts.view, parts.ballot, parts.measures,
-        parts.exports, parts.sheet, parts.folder, parts.ranking, parts.pair, parts.ballots,
+        parts.exports, parts.sheet, parts.folder, parts.ranking, parts.pair, stored,
     ]  # fmt: skip
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
 
     def submit(values, request: gr.Request):
         given = named(asked, values)
-        compared = _of_words(given, named(form, values)) if given["what"] == "generate" else _of_picture(given, request)
-        return studio.jobs.submit(compared), _ballots(compared) if given["blind"] else (), ()
+        if given["what"] == "generate":
+            compared = _of_words(given, named(form, values), request)
+        else:
+            compared = _of_picture(given, request)
+        looked[request.session_hash] = (), values[parts.mode]
+        return studio.jobs.submit(compared), _ballots(compared) if given["blind"] else [], ()
 
-    def _of_words(given, generate):
+    def _of_words(given, generate, request):
         own = {"seed": given["seed"] or 0, "count": 1, "random_seed": False}
         if given["prompt"].strip():
             own |= {"prompt": given["prompt"], "noise_only": False}
@@ -145,7 +144,11 @@ def wire(studio, parts, parts_of, tabs, demo):
             for name in AXES if given[f"{name} field"]
         ]  # fmt: skip
         rows = catalog(studio.home)
+        if len(given["models"]) > MOST:
+            raise BadRequest(say(request, "compare.too_many", most=MOST))
         models = comparison.of_models(base, [rows[name] for name in given["models"] if name in rows])
+        if len(models) == 1:
+            base = dataclasses.replace(base, **models[0])
         return CompareRequest(base, (models, *axes) if len(models) > 1 else tuple(axes))
 
     def _of_picture(given, request):
@@ -165,25 +168,32 @@ def wire(studio, parts, parts_of, tabs, demo):
             and sum(a != b for a, b in zip(one, other, strict=True)) == 1
         ]  # fmt: skip
         chance = secrets.SystemRandom()
-        return tuple(Ballot(*chance.sample(pair, 2)) for pair in chance.sample(pairs, len(pairs)))
+        return [chance.sample(pair, 2) for pair in chance.sample(pairs, len(pairs))]
 
-    def follow(job, pair, ballots, mode, request: gr.Request):
+    def follow(job, ballots, mode, request: gr.Request):
+        shown = None  # how many cells, and whether that was all
         for state in studio.jobs.watch(job):
-            yield view(state, pair, ballots, mode, request)
+            now = len(state.entries), state.state in FINAL
+            if now == shown:
+                yield standing(state, request, parts.line, parts.run, parts.stop)
+            else:
+                pair, mode = looked.get(request.session_hash, ((), mode))
+                yield view(state, pair, ballots, mode, request, export=True)
+            shown = now
 
-    def opened(job, pair, ballots, mode, request: gr.Request):
+    def opened(job, ballots, mode, request: gr.Request):
         # gradio takes a handler that yields nothing for one that empties its outputs
         yield {parts.ranking: ranks(request)}
         if remembered(studio, job):
-            yield from follow(job, pair, ballots, mode, request)
+            yield from follow(job, ballots, mode, request)
 
-    def view(state, pair, ballots, mode, request):
+    def view(state, pair, ballots, mode, request, export=False):
         # everything that is shown of a comparison
         compared = studio.jobs.request(state.id)
         over, found = state.state in FINAL, comparison.by_place(compared, state.entries)
-        ballots = tuple(vote for vote in ballots if not over or {vote.one, vote.other} <= found.keys())
+        ballots = [vote for vote in map(_places, ballots) if not over or set(vote) <= found.keys()]
         if ballots:
-            pair = (ballots[0].one, ballots[0].other) if over else ()
+            pair = ballots[0] if over else ()
         elif len(pair) < 2:
             pair = tuple(found)[:2]
         pair = tuple(place for place in pair if place in found)
@@ -195,10 +205,10 @@ def wire(studio, parts, parts_of, tabs, demo):
             parts.ballot: gr.Row(visible=bool(ballots) and over),
             parts.measures: "",
             parts.exports: gr.Row(visible=over and bool(found) and not ballots),
-            **(exported(compared, found) if over and found and not ballots else {}),
+            **(exported(compared, found) if export and over and found and not ballots else {}),
             parts.ranking: ranks(request),
             parts.pair: pair,
-            parts.ballots: ballots,
+            stored: ballots,
         }
 
     def exported(compared, found):
@@ -210,13 +220,15 @@ def wire(studio, parts, parts_of, tabs, demo):
             parts.folder: gr.DownloadButton(value=temporary("comparison.zip", stream.getvalue())),
         }
 
-    def again(job, pair, ballots, mode, request):
-        return view(studio.jobs.state(job), pair, ballots, mode, request)
+    def again(job, pair, ballots, mode, request, export=False):
+        looked[request.session_hash] = pair, mode
+        return view(studio.jobs.state(job), pair, ballots, mode, request, export)
 
     def choose(job, pair, ballots, mode, event: gr.EventData, request: gr.Request):
         # the one chosen longer ago makes way
         place = list(studio.jobs.request(job).cells())[event.cell]
-        return again(job, (*pair[-1:], place), ballots, mode, request)
+        pair = pair if place in pair[-1:] else (*pair[-1:], place)
+        return again(job, pair, ballots, mode, request)
 
     def look(job, pair, ballots, mode, request: gr.Request):
         return again(job, pair, ballots, mode, request)
@@ -226,9 +238,9 @@ def wire(studio, parts, parts_of, tabs, demo):
             if not ballots:
                 raise BadRequest(say(request, "compare.voted"))
             compared = studio.jobs.request(job).cells()
-            one, other = (compared[place].model for place in (ballots[0].one, ballots[0].other))
+            one, other = (compared[place].model for place in _places(ballots[0]))
             studio.votes.add(one, other, share, job)
-            return again(job, pair, ballots[1:], mode, request)
+            return again(job, pair, ballots[1:], mode, request, export=len(ballots) == 1)
 
         return guard(voted)
 
@@ -284,18 +296,19 @@ def wire(studio, parts, parts_of, tabs, demo):
         )
 
     follower = {"outputs": shown, "concurrency_limit": None, **quiet}
-    state = [job, parts.pair, parts.ballots, parts.mode]
-    measured = [job, parts.pair, parts.ballots]
+    watched = [job, stored, parts.mode]
+    state = [job, parts.pair, stored, parts.mode]
+    measured = [job, parts.pair, stored]
     parts.what.change(
         lambda what: [gr.Column(visible=what == "generate"), gr.Column(visible=what != "generate"),
                       gr.Accordion(visible=what == "generate")],
         parts.what, [parts.words, parts.picture, parts.axes_of_words], **quiet,
     )  # fmt: skip
     asking = parts.run.click(
-        guard(submit), {*asked.values(), *form.values()}, [job, parts.ballots, parts.pair], **quiet
+        guard(submit), {*asked.values(), *form.values(), parts.mode}, [job, stored, parts.pair], **quiet
     )
-    asking.success(guard(follow), state, **follower).success(guard(measure), measured, parts.measures, **quiet)
-    demo.load(guard(opened), state, **follower).success(guard(measure), measured, parts.measures, **quiet)
+    asking.success(guard(follow), watched, **follower).success(guard(measure), measured, parts.measures, **quiet)
+    demo.load(guard(opened), watched, **follower).success(guard(measure), measured, parts.measures, **quiet)
     parts.stop.click(guard(lambda job: studio.jobs.stop(job)), job, None, **quiet)
     parts.grid.choose(guard(choose), state, shown, **quiet).success(guard(measure), measured, parts.measures, **quiet)
     parts.mode.input(guard(look), state, shown, **quiet).success(guard(measure), measured, parts.measures, **quiet)
@@ -307,6 +320,11 @@ def _models(studio):
     # what there is to compare, by task
     rows = catalog(studio.home).values()
     return {task: model_choices(row for row in rows if task in row.tasks) for task in ("generate", "reconstruct")}
+
+
+def _places(ballot):
+    # the two places of a vote, as the browser kept them
+    return tuple(tuple(place) for place in ballot)
 
 
 def _address(path):

@@ -9,17 +9,15 @@ import gradio as gr
 from engines.catalog import catalog, tokenizer
 from engines.errors import BadRequest
 from engines.requests import SUITED, GenerateRequest, choose
-from engines.text.captions import compose
 from engines.text.prompt import readings
 from studio import gallery, images, wildcards
 from studio.jobs import FINAL
 from studio.tabs import browser, queue
-from studio.tabs.common import Upload, control, guard, model_control, named, remembered, status, style_control
+from studio.tabs.common import Latest, Upload, control, guard, model_control, named, remembered, status, style_control
 from studio.texts import say, t
 
 EXAMPLES = ("cat face, flat", "bus, 3d", "red heart, glossy", "man mage, 3d", "苹果，卡通", "太阳，立体")
 FORESEEN = ("prompt", "model", "style", "count", "steps", "width", "height", "cfg_scale", "sampler")
-SESSIONS = 1000  # pages whose job is known
 SHOWN = 12  # pictures on the page when it opens
 COLUMNS = {1: 1, 2: 4, 3: 9, 4: 16}  # of the gallery, and the most pictures for which they do
 
@@ -114,6 +112,9 @@ def draw(studio):
                 save_preset = gr.Button(t("preset.save"), size="sm", elem_id="generate-preset-save")
                 forget_preset = gr.Button(t("preset.forget"), size="sm", elem_id="generate-preset-forget")
                 link = gr.Button(t("link"), size="sm", elem_id="generate-link")
+            address = gr.Textbox(
+                label=t("address"), info=t("address.help"), max_lines=1, interactive=False, elem_id="generate-address"
+            )
             reuse = gr.UploadButton(t("read_settings"), file_types=[".png"], size="sm", elem_id="generate-reuse")
             gr.Markdown(t("read_settings.help"), elem_classes="hint")
     return SimpleNamespace(
@@ -124,7 +125,7 @@ def draw(studio):
         download=download, use_seed=use_seed, use_settings=use_settings, to_image=to_image,
         to_reconstruct=to_reconstruct, reuse=reuse,
         forecast=forecast, preset=preset, load_preset=load_preset, save_preset=save_preset,
-        forget_preset=forget_preset, link=link,
+        forget_preset=forget_preset, link=link, address=address,
         asked=fields | {"image": image, "noise_only": noise_only, "random_seed": random_seed},
         job=gr.BrowserState("", storage_key="atelier-job", secret="atelier"), entries=gr.State([]), chosen=gr.State(0),
     )  # fmt: skip
@@ -161,7 +162,7 @@ def wire(studio, parts, parts_of, tabs, demo):
         ]
 
     # What each page watches: the job that was asked last. Those before it go on, and are seen in the queue.
-    followed = {}
+    followed = Latest()
 
     def submit(values):
         asked = requested(studio, named(parts.asked, values))
@@ -170,8 +171,6 @@ def wire(studio, parts, parts_of, tabs, demo):
 
     def follow(job, request: gr.Request):
         finished, followed[request.session_hash] = 0, job
-        while len(followed) > SESSIONS:
-            followed.pop(next(iter(followed)))
         for state in studio.jobs.watch(job):
             if followed.get(request.session_hash) != job:
                 return
@@ -197,7 +196,7 @@ def wire(studio, parts, parts_of, tabs, demo):
         return {
             parts.pictures: gr.Gallery(
                 [(str(entry.path), say(request, "caption", seed=entry.seed)) for entry in entries],
-                columns=next(columns for columns, most in COLUMNS.items() if len(entries) <= most),
+                columns=next((columns for columns, most in COLUMNS.items() if len(entries) <= most), 6),
                 visible=True, selected_index=None,
             ),
             parts.details: details(studio, entries[0], request),
@@ -258,6 +257,8 @@ def wire(studio, parts, parts_of, tabs, demo):
 
     def load_preset(name):
         settings = studio.presets.load(name or "")
+        if settings.get("model") not in catalog(studio.home):  # the model that is chosen now stays
+            settings.pop("model", None)
         return {component: settings[name] for name, component in kept.items() if name in settings}
 
     def forget_preset(name):
@@ -289,7 +290,7 @@ def wire(studio, parts, parts_of, tabs, demo):
     parts.save_preset.click(guard(save_preset), {parts.preset, *kept.values()}, parts.preset, **quiet)
     parts.load_preset.click(guard(load_preset), parts.preset, list(kept.values()), **quiet)
     parts.forget_preset.click(guard(forget_preset), parts.preset, parts.preset, **quiet)
-    browser.wire_form(demo, kept, parts.link, [row.id for row in catalog(studio.home).values()])
+    browser.wire_form(demo, kept, parts.link, parts.address, [row.id for row in catalog(studio.home).values()])
     parts.fields["model"].change(
         guard(suit), parts.fields["model"],
         [parts.fields["sampler"], parts.fields["scheduler"], parts.guidance_more, parts.tokens_more],
@@ -356,11 +357,12 @@ def foreseen(studio, given, request):
     reader = row and tokenizer(row)
     if reader is None:
         return ""
-    text = compose(given["prompt"].strip(), given["style"])
-    count = max(reader.count(pieces) for pieces in readings(choose(text, 0)))
+    text = given["prompt"].strip()
+    count = max(reader.count(pieces) for pieces in readings(choose(text, 0), given["style"]))
     facts = [say(request, "tokens_of", count=count, most=reader.context_length)]
     try:
-        asked = requested(studio, given | {"image": None, "noise_only": given["noise_only"] or not text})
+        wordless = given["noise_only"] or not (text or given["style"])
+        asked = requested(studio, given | {"image": None, "noise_only": wordless})
         seconds, memory = studio.jobs.estimate(asked)
     except BadRequest:  # the form is not ready to be drawn; pressing the button says why
         seconds = memory = None
@@ -382,6 +384,8 @@ def details(studio, entry, request):
     try:
         made = gallery.request_of(entry.record)
     except BadRequest:  # of another version: the picture is shown all the same
+        return ""
+    if not isinstance(made, GenerateRequest):
         return ""
     known = made.model in catalog(studio.home)
     way = f"order.{made.order}" if _draws_by_tokens(studio, made.model) else f"sampler.{made.sampler}"

@@ -60,7 +60,7 @@ def wire(studio, parts, parts_of, tabs, demo):
         text = path.read_text(encoding="utf-8") if path else ""
         images = sorted(path for path in folder.iterdir() if path.suffix in PICTURES) if _alone(row) else []
         return {
-            parts.facts: _facts(row, request),
+            parts.facts: _facts(row, studio.shared, request),
             parts.card: "\n".join(line for line in text.splitlines() if not line.startswith("![")),
             parts.pictures: gr.Gallery(
                 [(temporary(path.name, path.read_bytes()), path.stem) for path in images], visible=bool(images)
@@ -69,7 +69,8 @@ def wire(studio, parts, parts_of, tabs, demo):
 
     def act(name):
         def acted(model, request: gr.Request):
-            return _held(studio.jobs.aside(EngineRequest(name, model or "")), request)
+            engines = studio.jobs.everywhere(EngineRequest(name, model or ""))
+            return "".join(_held(engine, request) for engine in engines)
 
         return guard(acted)
 
@@ -98,11 +99,13 @@ def _alone(row):
     return row.path.name == "model.safetensors"
 
 
-def _facts(row, request):
+def _facts(row, shared, request):
     facts = [
         ("models.family", row.family), ("models.tasks", ", ".join(row.tasks)), ("models.licence", row.licence),
-        ("models.size", f"{row.bytes / 2**20:.1f} MiB"), ("models.path", str(row.path)),
+        ("models.size", f"{row.bytes / 2**20:.1f} MiB"),
     ]  # fmt: skip
+    if not shared:
+        facts.append(("models.path", str(row.path)))
     if row.first_stage:
         facts.append(("models.first_stage", row.first_stage["name"]))
     cells = "".join(f"<dt>{say(request, key)}</dt><dd>{html.escape(value)}</dd>" for key, value in facts)

@@ -28,7 +28,7 @@ def draw():
 
 
 def wire(studio, parts, followed):
-    """Wire the list; a job that is queued again is put into `followed`, the state of the tab's own job."""
+    """Wire the list; a drawing that is queued again is put into `followed`, the state of the tab's own job."""
 
     def look(chosen, request: gr.Request):
         states = studio.jobs.listed(latest=LATEST)
@@ -56,7 +56,8 @@ def wire(studio, parts, followed):
             raise BadRequest(say(request, "queue.none_chosen"))
         if studio.jobs.state(chosen).state not in FINAL:
             raise BadRequest(say(request, "queue.not_over"))
-        return studio.jobs.again(chosen)
+        job = studio.jobs.again(chosen)
+        return job if studio.jobs.state(job).task == "generate" else gr.skip()
 
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     shown = [parts.jobs, parts.nothing]

@@ -41,6 +41,8 @@ def test_words_take_the_place_of_the_first():
     ("seed", "0-100000", "no range"),
     ("seed", "1-5 (+0)", "no range"),
     ("cfg_scale", "1.2.3", "no number"),
+    ("steps", "1e9999999", "no number"),
+    ("cfg_scale", "nan, inf", "no number"),
 ])
 def test_what_is_no_axis_is_refused_with_a_sentence(name, text, words):
     with pytest.raises(BadRequest, match=words):

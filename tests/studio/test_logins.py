@@ -1,5 +1,7 @@
 """Logins: passwords are hashed and checked, and guessing is slow."""
 
+import asyncio
+
 import pytest
 
 from engines.errors import BadRequest
@@ -59,6 +61,19 @@ def test_ten_tries_a_minute(tmp_path, clock):
     assert not made.check("ann", "correct horse")
     clock[0] += 61
     assert made.check("ann", "correct horse")
+
+
+def test_a_hundred_tries_a_minute_by_whatever_names(tmp_path, clock, monkeypatch):
+    monkeypatch.setattr(logins, "_hash", lambda *_: "another")
+    made = Logins(tmp_path)
+    assert not any(made.check(f"guess{number}", "x") and number >= 100 for number in range(120))
+    assert len(made._tried) == 100
+
+
+def test_a_running_studio_knows_a_new_password(tmp_path):
+    running = Logins(tmp_path)
+    Logins(tmp_path).add("ann", "correct horse")
+    assert asyncio.run(running.enter("ann", "correct horse")) and len(running) == 1
 
 
 def test_a_file_that_is_none_gets_a_sentence(tmp_path):

@@ -107,6 +107,38 @@ def test_results_are_held_for_the_latest_jobs_only(jobs):
     assert all(final.state == "done" and len(final.entries) == 1 for final in finals)
 
 
+def test_a_request_that_no_seed_can_draw_is_refused_and_the_queue_lives(jobs):
+    seed = next(seed for seed in range(99) if requests.choose("{|a red fox}", seed) == "")
+    with pytest.raises(BadRequest, match="there are none"):
+        jobs.submit(GenerateRequest(prompt="{|a red fox}", seed=seed))
+    assert jobs.listed() == [] and last(jobs, submit(jobs)).state == "done"
+
+
+def test_what_was_drawn_before_the_studio_closed_is_not_drawn_again(open_jobs, worker):
+    jobs = open_jobs()
+    worker.hold_seed(2)
+    job = jobs.submit(GenerateRequest(prompt="a", count=3, steps=3, seed=1))
+    next(state for state in jobs.watch(job) if state.progress and state.progress.index > 3)
+    jobs.close()
+    worker.hold.set()
+    again = open_jobs()
+    final = [*again.watch(job)][-1]
+    assert final.state == "done" and [entry.seed for entry in final.entries] == [1, 2, 3]
+    assert len(worker.seen) == 4  # the second picture was begun twice
+
+
+def test_a_finished_job_is_no_resumed_one(jobs):
+    assert not last(jobs, submit(jobs)).resumed
+
+
+def test_stop_is_not_taken_back_by_skip(jobs, worker):
+    worker.hold.clear()
+    job = begun(jobs, submit(jobs, count=2))
+    jobs.stop(job)
+    jobs.skip(job)
+    assert last(jobs, job).state == "cancelled"
+
+
 # ---------------------------------------------------------------- disks
 
 
