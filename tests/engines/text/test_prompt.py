@@ -12,8 +12,8 @@ from engines.text import prompt
 from tests import tiny
 
 PLAIN = [
-    "[fox:wolf:1.5]", "a red fox, flat", "一只红狐狸，扁平", "what (is) this? [sic", "A button (blood type)", "a{b}c", "",
-    "keycap: *",
+    "[fox:wolf:1.5]", "a red fox, flat", "一只红狐狸，扁平", "what (is) this? [sic", "A button (blood type)", "a{b}c",
+    "", "keycap: *",
 ]  # fmt: skip
 
 
