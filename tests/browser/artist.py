@@ -8,7 +8,7 @@ from playwright.sync_api import expect
 
 from studio import images
 
-PATIENCE = 15_000  # milliseconds for anything to happen; on an idle machine all of it takes a second or two
+PATIENCE = 120_000  # milliseconds for anything to happen; on an idle machine all of it takes a second or two
 
 expect.set_options(timeout=PATIENCE)
 
