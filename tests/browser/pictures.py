@@ -58,7 +58,8 @@ def photograph(artist, tabs, folder, name, whole):
             expect(artist.find("#gallery-picture img")).to_be_visible()
         artist.page.wait_for_timeout(1500)  # pictures come in, and bars run out
         shot = Image.open(io.BytesIO(artist.page.screenshot(full_page=whole)))
-        shot.convert("RGB").quantize(256).save(folder / f"{name}-{english.lower()}.png", optimize=True)  # a third as large
+        shot = shot.convert("RGB").quantize(256)  # a third as large
+        shot.save(folder / f"{name}-{english.lower()}.png", optimize=True)
 
 
 def main(argv):
