@@ -18,7 +18,7 @@ from studio import cli
 ROOT = Path(__file__).parents[1]
 TOP = {
     "app.py", "studio", "engines", "assets", "tests", "requirements.txt", "README.md", ".ci", "pyproject.toml",
-    "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", ".gitignore",
+    "README.zh.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", ".gitignore",
 }  # fmt: skip
 PROJECT = {"app", "studio", "engines", "tests"}
 # the package that brings a module of another name
@@ -159,7 +159,7 @@ def test_the_reader_finds_what_must_not_be_said(text, found):
 # ---------------------------------------------------------------- what the pages promise
 
 
-PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+PAGES = ("README.md", "README.zh.md", "CONTRIBUTING.md", "CHANGELOG.md")
 
 
 def page(name):
