@@ -54,18 +54,20 @@ class Artist:
     def draw(self):
         """Press Generate and wait; returns the PNG of the first new picture, as the page shows it."""
         before = self.shown()
+        job = self.page.evaluate("document.querySelector('#generate-status .status')?.dataset.job ?? null")
         self.find("#generate-run").click()
-        return self.drawn(before)
+        return self.drawn(before, job)
 
-    def drawn(self, before):
-        """Wait for a picture that is not `before`, and for the end of its job; returns its PNG."""
+    def drawn(self, before, job=None):
+        """Wait for a picture that is not `before`, and for the end of a job that is not `job`; returns its PNG."""
         self.page.wait_for_function(
-            """before => {
+            """([before, job]) => {
                 const image = document.querySelector('#generate-gallery img');
-                const done = document.querySelector('#generate-status .done') && image && image.src !== before;
-                return done || document.querySelector('#generate-status .failed');
+                const status = document.querySelector('#generate-status :is(.done, .failed)');
+                if (!status || status.dataset.job === job) return false;
+                return status.matches('.failed') || (image && image.src !== before);
             }""",
-            arg=before,
+            arg=[before, job],
         )
         failed = self.find("#generate-status .failed")
         assert not failed.count(), failed.inner_text()
