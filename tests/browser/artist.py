@@ -10,6 +10,8 @@ from studio import images
 
 PATIENCE = 120_000  # milliseconds for anything to happen; on an idle machine all of it takes a second or two
 
+TRIES = 5  # of typing a number
+
 expect.set_options(timeout=PATIENCE)
 
 
@@ -35,8 +37,12 @@ class Artist:
 
     def number(self, name, value):
         box = self.find(f"#generate-{name} input[type=number]")
-        box.fill(str(value))
-        box.blur()
+        for _ in range(TRIES):  # a control that has just come in may still take its first value; people type again
+            box.fill(str(value))
+            box.blur()
+            self.page.wait_for_timeout(200)
+            if box.input_value() == str(value):
+                break
         expect(box).to_have_value(str(value))
 
     def ask(self, prompt, seed, steps=4):
