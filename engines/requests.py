@@ -120,6 +120,7 @@ class FromWords:
     order: str = _choice("confidence", ORDERS, "of a token model: which tokens are settled first")
     temperature: float = _number(1.0, 0.0, 2.0, 0.05, "of a token model: how bold its guesses are; 0 is not at all")
     top_k: int = _number(0, 0, 4096, 1, "of a token model: guesses are among so many likeliest codes; 0 is all")
+    corrections: int = _number(8, 0, 32, 1, "of a token model: further steps that tell specks and ragged edges anew")
 
     def __post_init__(self):
         _check(self)

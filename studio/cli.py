@@ -79,6 +79,7 @@ def _parser():
     for name in (
         "model", "negative", "style", "steps", "sampler", "scheduler", "cfg_scale", "cfg_rescale", "cfg_start",
         "cfg_end", "seed", "count", "variation_seed", "variation_strength", "strength", "order", "temperature", "top_k",
+        "corrections",
     ):  # fmt: skip
         _add_control(generate, requests.GenerateRequest, name)
 

@@ -394,6 +394,7 @@ TABLE = {
     "order": ("Order", "顺序"),
     "temperature": ("Temperature", "温度"),
     "top_k": ("Top k", "前 k 个"),
+    "corrections": ("Corrections", "修正步数"),
     "max_side": ("Longest side", "最长边"),
 }
 
@@ -419,6 +420,7 @@ HELP_ZH = {
     "order": "词元模型：先定下哪些词元",
     "temperature": "词元模型：猜得多大胆；0 为毫不冒险",
     "top_k": "词元模型：只在最可能的若干编码中猜；0 为全部",
+    "corrections": "词元模型：之后再走的步数，重猜斑点与毛边",
     "max_side": "更大的图片先缩到这一最长边（像素）",
 }
 

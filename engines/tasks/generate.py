@@ -211,6 +211,7 @@ def fill(request, model, tokens, hidden, chance, callback=None, each=_at_once):
         hidden,
         chance,
         steps=request.steps,
+        corrections=request.corrections,
         order=order,
         temperature=request.temperature,
         top_k=request.top_k,

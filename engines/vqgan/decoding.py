@@ -12,6 +12,7 @@ import torch
 
 from engines import tensors
 
+PART = 4  # one place in so many is told anew by a corrector step
 RESTLESSNESS = 4.5  # of the confidence order: how much chance it has at first (MaskGIT's code)
 
 
@@ -111,13 +112,17 @@ class Chance:
         return torch.stack([torch.rand(self.places, channels, generator=generator) for generator in generators])
 
 
-def decode(model, tokens, hidden, chance, *, steps, order=by_confidence, temperature=1.0, top_k=0, callback=None):
+def decode(
+    model, tokens, hidden, chance, *, steps, corrections=0, order=by_confidence, temperature=1.0, top_k=0,
+    callback=None,
+):  # fmt: skip
     """The map `tokens (B, h, w)` with the places of `hidden (B, h, w)` bool filled; the others never change.
 
     `model(tokens, hidden) -> logits (B, h, w, n_embed)`. A guess is drawn from the `top_k` most likely
-    codes (0 is all) at `temperature` (0 takes the likeliest). `chance` is a `Chance` of the same
-    pictures. `callback(Step)` is called after each step.
+    codes (0 is all) at `temperature` (0 takes the likeliest). So many `corrections` follow, as in `correct`.
+    `chance` is a `Chance` of the same pictures. `callback(Step)` is called after each step.
     """
+    chosen = hidden
     counts = hidden_counts(hidden.flatten(1).sum(1).cpu(), steps).to(tokens.device)
     for step in range(steps):
         logits = model(tokens, hidden).float()
@@ -129,8 +134,24 @@ def decode(model, tokens, hidden, chance, *, steps, order=by_confidence, tempera
         ranks = keys.argsort(dim=1, stable=True).argsort(dim=1)
         hidden = (ranks < counts[step][:, None]).view_as(hidden)
         if callback:
-            callback(Step(step + 1, steps, tokens, hidden))
+            callback(Step(step + 1, steps + corrections, tokens, hidden))
+    for step in range(corrections):
+        tokens = correct(model, tokens, chosen, step)
+        if callback:
+            callback(Step(steps + step + 1, steps + corrections, tokens, hidden))
     return tokens
+
+
+def correct(model, tokens, chosen, step):
+    """The map after a corrector step: places of `chosen` told anew from all the others, by their likeliest code.
+
+    What was kept early knew little of what came after, and is wrong where the rest speaks against it. A
+    step hides one place in `PART`, spread by the Halton sequence, the next step others: Gibbs sampling
+    without its chance (corrector steps; Campbell et al., 2022).
+    """
+    height, width = tokens.shape[1:]
+    again = chosen & (halton_order(height, width) % PART == step % PART).view(height, width).to(chosen.device)
+    return torch.where(again, model(tokens, again).argmax(-1), tokens)
 
 
 def _guess(logits, chance, temperature, top_k):

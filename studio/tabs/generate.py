@@ -103,6 +103,7 @@ def draw(studio):
                 add("order")
                 add("temperature")
                 add("top_k")
+                add("corrections")
             with gr.Row(elem_classes="presets"):
                 preset = gr.Dropdown(
                     [], label=t("preset"), info=t("preset.help"), allow_custom_value=True, elem_id="generate-preset"

@@ -11,6 +11,7 @@ from engines.vqgan.decoding import (
     Chance,
     by_confidence,
     by_halton,
+    correct,
     decode,
     guided,
     halton_order,
@@ -48,7 +49,7 @@ def filled(tokens, hidden, seeds, order="confidence", steps=5, **options):
 def test_known_tokens_never_change(steps, share, order, seed):
     tokens, hidden = start(share=share, seed=seed)
     steps_seen = []
-    found = filled(tokens, hidden, [1, 2, 3], order, steps, callback=steps_seen.append)
+    found = filled(tokens, hidden, [1, 2, 3], order, steps, corrections=3, callback=steps_seen.append)
     for seen in (found, *(step.tokens for step in steps_seen)):
         assert torch.equal(seen[~hidden], tokens[~hidden])
     assert not steps_seen[-1].hidden.any() and found.max() < N_EMBED
@@ -63,9 +64,10 @@ def test_what_is_all_known_comes_back(order):
 @pytest.mark.parametrize("order", ORDERS)
 def test_a_batch_equals_its_singles(order):
     tokens, hidden = start()
-    together = filled(tokens, hidden, [5, 6, 7], order)
+    together = filled(tokens, hidden, [5, 6, 7], order, corrections=3)
     for i, seed in enumerate([5, 6, 7]):
-        assert torch.equal(together[i : i + 1], filled(tokens[i : i + 1], hidden[i : i + 1], [seed], order))
+        single = filled(tokens[i : i + 1], hidden[i : i + 1], [seed], order, corrections=3)
+        assert torch.equal(together[i : i + 1], single)
     assert not torch.equal(together, filled(tokens, hidden, [8, 9, 10], order))
 
 
@@ -121,6 +123,41 @@ def test_guesses_are_samples_of_the_model():
 def test_without_chance_the_likeliest_code_is_taken(options):
     tokens, hidden = start(share=1.1)
     assert torch.equal(filled(tokens, hidden, [1, 2, 3], steps=1, **options), model(tokens, hidden).argmax(-1))
+
+
+def test_corrections_tell_every_chosen_place_once_a_round_from_the_others():
+    tokens, chosen = start(share=0.7)
+    asked = []
+
+    def heard(tokens, hidden):
+        asked.append(hidden)
+        return model(tokens, hidden)
+
+    found = tokens
+    for step in range(4):
+        before, found = found, correct(heard, found, chosen, step)
+        assert torch.equal(found[~asked[step]], before[~asked[step]])
+        assert torch.equal(found[asked[step]], model(before, asked[step]).argmax(-1)[asked[step]])
+    assert torch.equal(torch.stack(asked).sum(0), chosen.int())
+
+
+def test_corrections_remove_what_the_rest_speaks_against():
+    """A model that says what most of the known tokens are: specks go, but for those that were given."""
+
+    def majority(tokens, hidden):
+        counts = torch.nn.functional.one_hot(tokens, 2).masked_fill(hidden[..., None], 0).sum((1, 2))
+        return counts[:, None, None].float().expand(*tokens.shape, 2)
+
+    specks = (torch.arange(24) % 5 == 0).long().view(1, 4, 6)
+    given = torch.zeros_like(specks, dtype=torch.bool)
+    given[0, 0, :3] = True
+    found, seen = specks, []
+    for step in range(4):
+        found = correct(majority, found, ~given, step)
+    assert torch.equal(found, specks * given) and (specks * given).any()
+    decode(majority, specks, ~given, Chance([0], 4, 6), steps=2, corrections=4, temperature=100.0, callback=seen.append)
+    assert [(step.index, step.count) for step in seen] == [(index, 6) for index in range(1, 7)]
+    assert (seen[1].tokens != specks * given).any() and torch.equal(seen[-1].tokens, specks * given)
 
 
 def test_steps_let_places_agree():
