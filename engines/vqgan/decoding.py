@@ -4,6 +4,7 @@ Each step guesses every hidden token, keeps the guesses that come first in the o
 again. Training hides by the same schedule.
 """
 
+import functools
 import itertools
 import math
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ def hide(places, times):
     return places.argsort(1).argsort(1) < torch.tensor(counts)[:, None]
 
 
+@functools.cache
 def halton_order(height, width):
     """The rank of each place `(height * width,)` int64 in the two-dimensional Halton sequence of bases 2 and 3.
 
