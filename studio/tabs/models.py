@@ -1,6 +1,7 @@
 """The Models tab: what is in the catalog, where it lies, its card, and what the engine holds of it."""
 
 import html
+import re
 from types import SimpleNamespace
 
 import gradio as gr
@@ -13,6 +14,7 @@ from studio.texts import say, t
 
 CARDS = ("card.md", "about.md")  # beside a model, the first that is there is shown
 PICTURES = (".png", ".webp", ".jpg")
+PICTURE = re.compile(r"!\[(.*?)\]\((.*?)\)")  # of Markdown
 
 
 def draw(studio):
@@ -33,19 +35,13 @@ def draw(studio):
         with gr.Column(elem_classes=["result", "always"]):
             facts = gr.HTML(elem_id="models-facts")
             card = gr.Markdown(elem_id="models-card")
-            pictures = gr.Gallery(
-                show_label=False, format="png", columns=2, interactive=False, elem_id="models-pictures",
-                elem_classes="stage", height="auto", buttons=["fullscreen"],
-            )  # fmt: skip
-    return SimpleNamespace(
-        model=model, load=load, unload=unload, rescan=rescan, held=held, facts=facts, card=card, pictures=pictures
-    )
+    return SimpleNamespace(model=model, load=load, unload=unload, rescan=rescan, held=held, facts=facts, card=card)
 
 
 def wire(studio, parts, parts_of, tabs, demo):
     """Wire the tab; a rescan gives every tab the models that there are now."""
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
-    shown = [parts.facts, parts.card, parts.pictures]
+    shown = [parts.facts, parts.card]
     offered = {  # the choices of models of all tabs, by the task that they must be able to do
         "generate": [parts_of["generate"].fields["model"], parts_of["compare"].models["generate"]],
         "reconstruct": [parts_of["reconstruct"].fields["model"], parts_of["compare"].models["reconstruct"]],
@@ -55,17 +51,7 @@ def wire(studio, parts, parts_of, tabs, demo):
         row = catalog(studio.home).get(name)
         if row is None:
             raise BadRequest(say(request, "models.gone"))
-        folder = row.path.parent
-        path = next((folder / name for name in CARDS if (folder / name).exists()), None) if _alone(row) else None
-        text = path.read_text(encoding="utf-8") if path else ""
-        images = sorted(path for path in folder.iterdir() if path.suffix in PICTURES) if _alone(row) else []
-        return {
-            parts.facts: _facts(row, studio.shared, request),
-            parts.card: "\n".join(line for line in text.splitlines() if not line.startswith("![")),
-            parts.pictures: gr.Gallery(
-                [(temporary(path.name, path.read_bytes()), path.stem) for path in images], visible=bool(images)
-            ),
-        }
+        return _facts(row, studio.shared, request), _card(row)
 
     def act(name):
         def acted(model, request: gr.Request):
@@ -97,6 +83,24 @@ def wire(studio, parts, parts_of, tabs, demo):
 def _alone(row):
     # a folder of its own holds a model with its card; files in one folder would share one
     return row.path.name == "model.safetensors"
+
+
+def _card(row):
+    """The Markdown of a model's card, its pictures as links to files that the browser may fetch."""
+    folder = row.path.parent
+    path = next((folder / name for name in CARDS if (folder / name).exists()), None) if _alone(row) else None
+    if path is None:
+        return ""
+    there = {path.name: path for path in folder.iterdir() if path.suffix in PICTURES}
+
+    def served(found):
+        title, name = found.groups()
+        if name not in there:
+            return ""
+        address = f"gradio_api/file={temporary(name, there[name].read_bytes())}"
+        return f"[![{title}]({address})]({address})"
+
+    return PICTURE.sub(served, path.read_text(encoding="utf-8"))
 
 
 def _facts(row, shared, request):

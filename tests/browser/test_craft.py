@@ -76,6 +76,8 @@ def test_models_and_system_tell_what_there_is(artist):
     artist.page.get_by_label("icons-vqgan").check()
     expect(artist.find("#models-facts")).to_contain_text("vqgan")
     expect(artist.find("#models-card")).to_contain_text("PSNR")
+    expect(artist.find("#models-card img").first).to_be_visible()
+    artist.page.wait_for_function("[...document.querySelectorAll('#models-card img')].every(img => img.naturalWidth)")
     artist.find("#models-load").click()
     expect(artist.find("#models-held")).to_contain_text("icons-vqgan")
     artist.find("#models-unload").click()
@@ -83,6 +85,7 @@ def test_models_and_system_tell_what_there_is(artist):
     artist.tab("System")
     expect(artist.find("#system-engines")).to_contain_text("threads")
     expect(artist.find("#system-facts")).to_contain_text("Python")
+    assert artist.find("#header").bounding_box()["width"] > 0.8 * artist.page.viewport_size["width"]
 
 
 # ---------------------------------------------------------------- scripts
