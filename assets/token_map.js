@@ -1,6 +1,7 @@
 // The canvas of the workshop: a picture as its tokens, and the codebook beside it. It reports strokes on the
 // picture as cells and choices in the codebook as codes; what comes of them is decided by the studio.
 const part = name => element.querySelector(name);
+const EDGE = 4;  // pixels of the canvas
 const picture = new Image(), sheet = new Image();
 let value = null, cell = 0, stroke = null, fresh = false, shown = 0;
 
@@ -41,12 +42,22 @@ function drawMap() {
   for (let x = 0; x <= value.width; x++) { context.moveTo(x * cell, 0); context.lineTo(x * cell, canvas.height); }
   for (let y = 0; y <= value.height; y++) { context.moveTo(0, y * cell); context.lineTo(canvas.width, y * cell); }
   context.stroke();
-  context.fillStyle = 'rgba(234, 88, 12, 0.45)';
-  for (const place of value.marked) {
-    context.fillRect(place % value.width * cell, Math.floor(place / value.width) * cell, cell, cell);
-  }
+  drawMarks(context);
   context.fillStyle = 'rgba(99, 102, 241, 0.6)';
   for (const [row, column] of stroke || []) context.fillRect(column * cell, row * cell, cell, cell);
+}
+
+// marks are an outline: what was drawn within them is to be seen in its own colours
+function drawMarks(context) {
+  const marked = new Set(value.marked);
+  context.fillStyle = 'rgb(234, 88, 12)';
+  for (const place of marked) {
+    const column = place % value.width, x = column * cell, y = Math.floor(place / value.width) * cell;
+    if (!marked.has(place - value.width)) context.fillRect(x, y, cell, EDGE);
+    if (!marked.has(place + value.width)) context.fillRect(x, y + cell - EDGE, cell, EDGE);
+    if (!column || !marked.has(place - 1)) context.fillRect(x, y, EDGE, cell);
+    if (column === value.width - 1 || !marked.has(place + 1)) context.fillRect(x + cell - EDGE, y, EDGE, cell);
+  }
 }
 
 function drawBook() {

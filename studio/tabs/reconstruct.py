@@ -42,14 +42,15 @@ def draw(studio):
             )  # fmt: skip
             gr.Markdown(t("side_by_side"), elem_classes="hint")
             with gr.Row():
-                with gr.Column(min_width=160):
+                with gr.Column(min_width=160) as compared:
                     difference = _map("difference", "difference")
                 with gr.Column(min_width=160):
                     tokens = _map("token-map", "token_map")
             bench = workshop.draw()
     return SimpleNamespace(
         fields={"model": model, "max_side": max_side}, image=image, run=run, stop=stop, line=line, figures=figures,
-        slider=slider, difference=difference, tokens=tokens, save=save, reopen=reopen, workshop=bench,
+        slider=slider, compared=compared, difference=difference, tokens=tokens, save=save, reopen=reopen,
+        workshop=bench,
     )  # fmt: skip
 
 
@@ -68,7 +69,8 @@ def wire(studio, parts, parts_of, tabs, demo):
     # Outside of the tab: a browser reads what it remembers only where it is drawn, and a tab is drawn when visited.
     job = gr.BrowserState("", storage_key="atelier-reconstruct-job", secret="atelier")
     shown = [
-        parts.line, parts.figures, parts.slider, parts.difference, parts.tokens, parts.save, parts.run, parts.stop,
+        parts.line, parts.figures, parts.slider, parts.compared, parts.difference, parts.tokens, parts.save, parts.run,
+        parts.stop,
     ]  # fmt: skip
 
     def submit(values, request: gr.Request):
@@ -89,6 +91,7 @@ def wire(studio, parts, parts_of, tabs, demo):
                 update |= {
                     parts.figures: figures(result, request),
                     parts.slider: (result.source or result.reconstruction, result.reconstruction),
+                    parts.compared: gr.Column(visible=result.difference is not None),
                     parts.difference: result.difference,
                     parts.tokens: result.token_map,
                     parts.save: tokens_button(result.tokens),
