@@ -1,5 +1,7 @@
 """Small models with random weights and small pictures, for tests of what surrounds them."""
 
+import io
+
 import numpy as np
 import torch
 
@@ -102,6 +104,13 @@ def latent_diffusion():
             if not parameter.any():
                 parameter.normal_(0, 0.05, generator=draw)
     return model.eval().requires_grad_(False)
+
+
+def png(image):
+    """A picture as a request holds it."""
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()
 
 
 def request(**fields):

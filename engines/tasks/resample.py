@@ -9,7 +9,7 @@ from engines import pictures
 from engines.checkpoints import tokens as token_files
 from engines.errors import BadRequest
 from engines.requests import Progress, ResampleResult
-from engines.tasks.generate import check_words, fill
+from engines.tasks import drawing
 from engines.tasks.reconstruct import opened
 from engines.vqgan import decoding, editing
 
@@ -22,7 +22,7 @@ def resample(request, model, on_progress=None):
     each with something of what lies around it, and its chance from `seed` plus the window's number.
     """
     started = time.monotonic()
-    check_words(request, model)
+    drawing.check_words(request, model)
     tokens, size = opened(request.tokens, model.first_stage)
     mask = _mask(request.mask, tokens.shape[1:])
     tokens = tokens.to(model.device)
@@ -36,7 +36,7 @@ def resample(request, model, on_progress=None):
             if on_progress:
                 on_progress(Progress(number * step.count + step.index, len(windows) * step.count))
 
-        filled = fill(request, model, tokens[here], hidden[here], chance, report)
+        filled = drawing.fill(request, model, tokens[here], hidden[here], chance, report)
         now = torch.from_numpy(cells)[None].to(model.device)
         tokens[here] = torch.where(now, filled, tokens[here])
         hidden[here] &= ~now

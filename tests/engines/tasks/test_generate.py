@@ -1,7 +1,6 @@
 """Words, noise or a picture to pictures: the laws that hold for any weights."""
 
 import dataclasses
-import io
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from engines.errors import AtelierError, BadPicture, BadRequest, Cancelled
 from engines.requests import ORDERS, SAMPLERS, SCHEDULES, alone
 from engines.tasks.generate import generate
 from tests import tiny
-from tests.tiny import request
+from tests.tiny import png, request
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +51,7 @@ def test_seeds_count_up(model):
 
 def test_many_pictures_are_drawn_batch_after_batch(model, monkeypatch):
     whole = drawn(request(count=3), model)
-    monkeypatch.setattr("engines.tasks.generate.PIXELS_AT_ONCE", 64 * 64)
+    monkeypatch.setattr("engines.tasks.drawing.PIXELS_AT_ONCE", 64 * 64)
     seen = []
     result = generate(request(count=3), model, on_progress=seen.append)
     assert [progress.index for progress in seen] == list(range(1, 10))
@@ -79,12 +78,6 @@ def test_variation_goes_from_one_seed_to_the_other(model):
     assert np.array_equal(at(0.0), drawn(request(), model)[0])
     assert np.array_equal(at(1.0), drawn(request(seed=99), model)[0])
     assert not np.array_equal(at(0.5), at(0.0)) and not np.array_equal(at(0.5), at(1.0))
-
-
-def png(image):
-    stream = io.BytesIO()
-    image.save(stream, "PNG")
-    return stream.getvalue()
 
 
 def test_low_strength_stays_near_the_picture(model):

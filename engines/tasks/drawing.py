@@ -1,0 +1,139 @@
+"""What tasks share that draw by words: batches, what the model is told, and how it follows."""
+
+import torch
+
+from engines import pictures, tensors
+from engines.diffusion import guidance
+from engines.errors import AtelierError, BadRequest
+from engines.requests import Progress, alone, choose
+from engines.text import prompt
+from engines.vqgan import decoding
+
+PIXELS_AT_ONCE = 2**20  # of a batch; more pictures are drawn batch after batch
+PREVIEWS = 8  # a batch
+SHORT = "Memory was short, so it was drawn one row of a batch at a time; fewer or smaller pictures are quicker."
+
+
+def in_batches(request, size, draw, on_progress=None):
+    """The pictures of a request, one of `Drawn`, of `size` `(width, height)`, as PIL, and a note on how it went.
+
+    `draw(request, batch, report, each)` gives the `(B, 3, H, W)` of the pictures in the range `batch`; it calls
+    `report(index, count, look)` after each step, where `look()` would give what is to be seen, and lets nets go
+    over the rows of a batch as `each` says. Where memory runs out, they go over one row at a time instead.
+    """
+    batches = _batches(request, size)
+    finished, each = [], at_once
+    for number, (request, batch) in enumerate(batches):
+
+        def report(index, count, look, number=number):
+            if on_progress:
+                preview = _preview(look) if index < count and index % max(1, count // PREVIEWS) == 0 else None
+                on_progress(Progress(number * count + index, len(batches) * count, preview))
+
+        try:
+            drawn = draw(request, batch, report, each)
+        except torch.OutOfMemoryError:
+            if each is tensors.row_by_row:
+                raise
+            drawn = None
+        if drawn is None:  # what the failure held is free by now
+            each = tensors.row_by_row
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            drawn = draw(request, batch, report, each)
+        if not torch.isfinite(drawn).all():
+            raise AtelierError("The picture came out without numbers; lower the guidance or choose another sampler.")
+        finished += tensors.to_images(drawn)
+    return finished, SHORT if each is tensors.row_by_row else ""
+
+
+def at_once(function):
+    """A net as it is: all rows of a batch at once."""
+    return function
+
+
+def _batches(request, size):
+    # requests, and which of their pictures are drawn at once
+    if choose(request.prompt, 0) != request.prompt:  # each picture has words of its own
+        return [(alone(request, index), range(1)) for index in range(request.count)]
+    many = max(1, PIXELS_AT_ONCE // (size[0] * size[1]))
+    return [(request, range(first, min(first + many, request.count))) for first in range(0, request.count, many)]
+
+
+def _preview(look):
+    images = tensors.to_images(look())
+    return pictures.grid(images, 1 if len(images) == 1 else 2)
+
+
+def check_words(request, model):
+    """Raise `BadRequest` if a request has more words than the model reads."""
+    longest = model.config.text.context_length
+    texts = {
+        "prompt": prompt.readings(choose(request.prompt.strip(), request.seed), request.style),
+        "negative": [prompt.weighted(request.negative.strip())],
+    }
+    for name in texts:
+        count = max(model.tokenizer.count(text) for text in texts[name])
+        if count > longest:
+            raise BadRequest(f"The {name} has {count} tokens with its style; this model reads {longest}: shorten it.")
+
+
+def seeds(request, batch):
+    """The seeds of the pictures `batch` of a request."""
+    return [alone(request, i).seed for i in batch]
+
+
+def _words(request, model, count):
+    """What the model is told: `(share, conds)` for each stage of the words to follow, and of those to keep away from.
+
+    `conds` are as `guided` takes them.
+    """
+    asked = choose(request.prompt.strip(), request.seed)
+    stages = [
+        (share, [(model.words([prompt.styled(part, request.style)] * count), weight)
+                 for part, weight in prompt.composed(text)])
+        for share, text in prompt.stages(asked)
+    ]  # fmt: skip
+    return stages, model.words([prompt.weighted(request.negative.strip())] * count)
+
+
+def guided_denoiser(request, model, levels, sigmas, around, each):
+    """A `model(x, sigma) -> denoised` of a `LatentDiffusion` that follows the words of a request.
+
+    `levels` are those of all its steps, of which `sigmas` are gone; `around (B, ...)` is what the net is told
+    of the picture, for nets that inpaint.
+    """
+    interval = guidance.interval_of_steps(levels, request.cfg_start, request.cfg_end)
+    stages, uncond = _words(request, model, len(around))
+    around = {"concat": around} if model.inpaints else {}
+    models = []
+    for share, conds in stages:
+        conds = [(cond | around, weight) for cond, weight in conds]
+        told = conds, uncond | around, request.cfg_scale
+        models.append(
+            (share, guidance.guided(each(model.denoiser()), *told, rescale=request.cfg_rescale, interval=interval))
+        )
+    return guidance.by_stages(models, sigmas)
+
+
+def fill(request, model, tokens, hidden, chance, callback=None, each=at_once):
+    """The maps `tokens (B, h, w)` with the places of `hidden` filled by the words of a request, as it asks.
+
+    `each` says how the net goes over the rows of a batch.
+    """
+    order = decoding.by_halton(*tokens.shape[1:]) if request.order == "halton" else decoding.by_confidence
+    stages, uncond = _words(request, model, len(tokens))
+    net = each(model.transformer)
+    models = [(share, decoding.guided(net, conds, uncond, request.cfg_scale)) for share, conds in stages]
+    return decoding.decode(
+        decoding.by_stages(models, request.steps),
+        tokens,
+        hidden,
+        chance,
+        steps=request.steps,
+        corrections=request.corrections,
+        order=order,
+        temperature=request.temperature,
+        top_k=request.top_k,
+        callback=callback,
+    )
