@@ -7,6 +7,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from engines import classical
 from engines.checkpoints import files
 from engines.errors import AtelierError, BadCheckpoint, BadRequest, unknown
 from engines.text.tokenizer import Tokenizer
@@ -15,10 +16,11 @@ ASSETS = Path(__file__).parent.parent / "assets"
 TASKS = {
     "vqgan": ("reconstruct",),
     "kl": ("reconstruct",),
-    "latent-diffusion": ("generate",),
-    "token-transformer": ("generate", "resample"),
+    "latent-diffusion": ("generate", "inpaint"),
+    "token-transformer": ("generate", "resample", "inpaint"),
     "clip": (),
     "diffusers": ("generate",),  # a folder of a pipeline
+    classical.FAMILY: ("inpaint",),  # of OpenCV: there is no file
 }
 
 log = logging.getLogger(__name__)
@@ -31,7 +33,7 @@ class Model:
     id: str
     family: str
     tasks: tuple[str, ...]
-    path: Path
+    path: Path | None  # of its file or folder, where it has one
     bytes: int
     licence: str
     card: dict
@@ -57,7 +59,14 @@ def catalog(home=None):
             log.warning("%s is not in the catalog: the name %s is taken by %s.", path, row.id, rows[row.id].path)
             continue
         rows[row.id] = row
+    for name in classical.METHODS:
+        rows.setdefault(name, _classical(name))
     return rows
+
+
+def _classical(name):
+    about = {"about": classical.METHODS[name][1]}
+    return Model(name, classical.FAMILY, TASKS[classical.FAMILY], None, 0, "Apache-2.0 (OpenCV)", about)
 
 
 def read(path):
@@ -86,7 +95,7 @@ def read(path):
 
 def tokenizer(row):
     """The tokenizer of ours that the model of a row reads words by; None for one that has none."""
-    if row.path.is_dir():
+    if row.path is None or row.path.is_dir():
         return None
     _, metadata = files.read_header(row.path)
     config = metadata.get("config", {})

@@ -7,12 +7,13 @@ import json
 
 import torch
 
-from engines import catalog, pipelines, requests
+from engines import catalog, classical, pipelines, requests
 from engines.checkpoints import files, models
 from engines.errors import AtelierError
 from engines.runtime import PeakMemory, choose_device, device_name, memory_budget, total_memory
 from engines.tasks.codebook import codebook
 from engines.tasks.generate import generate
+from engines.tasks.inpaint import inpaint
 from engines.tasks.measure import measure
 from engines.tasks.reconstruct import reconstruct
 from engines.tasks.resample import resample
@@ -20,6 +21,7 @@ from engines.tasks.resample import resample
 # what a request asks of a model: the task that it must be able to do, and its function
 TASKS = {
     requests.GenerateRequest: ("generate", generate),
+    requests.InpaintRequest: ("inpaint", inpaint),
     requests.ReconstructRequest: ("reconstruct", reconstruct),
     requests.ResampleRequest: ("resample", resample),
     requests.CodebookRequest: ("reconstruct", codebook),
@@ -64,7 +66,7 @@ class Engine:
             row = catalog.find(request.model, None, self.home, self.paths)
             if request.act == "load":
                 self.load(row)
-            else:
+            elif row.path:
                 self._loaded.pop(self._key(row), None)
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
@@ -76,6 +78,8 @@ class Engine:
 
     def load(self, row):
         """The model of a row of the catalog, on the device, loaded if it is not yet."""
+        if row.family == classical.FAMILY:
+            return classical.Classical(row.id)
         key = self._key(row)
         if key not in self._loaded:
             first_stage = self.load(catalog.first_stage(row, self.home)) if row.first_stage else None

@@ -7,11 +7,11 @@ from PIL import Image
 from engines.errors import BadPicture
 
 
-def from_png(data):
-    """The RGB picture in the bytes of a request."""
+def from_png(data, mode="RGB"):
+    """The picture in the bytes of a request, in a mode of Pillow."""
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-            return image.convert("RGB")
+            return image.convert(mode)
     except (OSError, ValueError, SyntaxError) as error:
         raise BadPicture("The picture of this request cannot be read; choose it again.") from error
 

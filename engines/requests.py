@@ -53,6 +53,14 @@ STYLES = {
     "cartoon": "bold drawing",
 }
 
+AREAS = {
+    "crop": "the mask and its surroundings: fine even in a large picture",
+    "whole": "the whole picture: sees everything, but coarsely",
+}
+MATCHES = {
+    "seam": "as the seam asks, smoothly through the new (Poisson)",
+    "none": "as the model painted them",
+}
 SUITED = {  # what suits each family of models that draw; the page offers it, and the cards measure by it
     "latent-diffusion": {"steps": 20, "cfg_scale": 4.0},
     "token-transformer": {"steps": 12, "cfg_scale": 4.0},
@@ -132,17 +140,30 @@ class FromWords:
 
 
 @dataclass(frozen=True)
-class GenerateRequest(FromWords):
-    """Words, noise or a picture to new pictures. Picture `i` is made from `seed + i` alone."""
+class Drawn(FromWords):
+    """What requests have that make new pictures. Picture `i` is made from `seed + i` alone."""
 
-    width: int = _number(128, 64, 1024, 32, "pixels; the model was trained at its own size and draws best there")
-    height: int = _number(128, 64, 1024, 32, "pixels")
     count: int = _number(1, 1, 16, 1, "how many pictures, with seeds counting up")
     sampler: str = _choice("dpmpp_2m", SAMPLERS, "of a diffusion model: how each step is taken")
     scheduler: str = _choice("linear", SCHEDULES, "of a diffusion model: how the noise falls from step to step")
     cfg_rescale: float = _number(0.0, 0.0, 1.0, 0.05, "of a diffusion model: tames strong colours; 0 is off")
     cfg_start: float = _number(0.0, 0.0, 1.0, 0.05, "of a diffusion model: guidance begins at this share of the steps")
     cfg_end: float = _number(1.0, 0.0, 1.0, 0.05, "of a diffusion model: guidance ends at this share of the steps")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.cfg_start >= self.cfg_end:
+            raise BadRequest(
+                f"Guidance begins at {self.cfg_start} and ends at {self.cfg_end}; it must end later than it begins."
+            )
+
+
+@dataclass(frozen=True)
+class GenerateRequest(Drawn):
+    """Words, noise or a picture to new pictures."""
+
+    width: int = _number(128, 64, 1024, 32, "pixels; the model was trained at its own size and draws best there")
+    height: int = _number(128, 64, 1024, 32, "pixels")
     variation_seed: int = _number(0, 0, 2**32 - 1, 1, "a second seed to lean towards")
     variation_strength: float = _number(0.0, 0.0, 1.0, 0.01, "0 stays with the seed, 1 arrives at the variation seed")
     image: bytes | None = _free(None, "a picture to start from, as PNG")
@@ -153,10 +174,31 @@ class GenerateRequest(FromWords):
         for name in ("width", "height"):
             if getattr(self, name) % 32:
                 raise BadRequest(f"{name} is {getattr(self, name)}; it must be a multiple of 32.")
-        if self.cfg_start >= self.cfg_end:
-            raise BadRequest(
-                f"Guidance begins at {self.cfg_start} and ends at {self.cfg_end}; it must end later than it begins."
-            )
+
+
+@dataclass(frozen=True)
+class InpaintRequest(Drawn):
+    """What is under the mask painted anew, and new space beyond the edges; nothing else changes."""
+
+    image: bytes = _free(b"", "the picture, as PNG, at its full size")
+    mask: bytes = _free(b"", "what is painted anew, as PNG of the picture's size: white is, black is not")
+    strength: float = _number(1.0, 0.05, 1.0, 0.05, "how far to leave what is under the mask; 1 ignores it")
+    area: str = _choice("crop", AREAS, "what the model looks at")
+    margin: float = _number(0.5, 0.0, 2.0, 0.05, "of a crop: how much of its surroundings, as a share of the mask's")
+    feather: int = _number(4, 0, 256, 1, "pixels round the mask over which the new passes into the old")
+    match: str = _choice("seam", MATCHES, "how the colours of the new are brought to those of the old")
+    jumps: int = _number(0, 0, 10, 1, "of a diffusion model: how often the steps are gone again, for a better fit")
+    left: int = _number(0, 0, 4096, 1, "pixels of new space at the left")
+    right: int = _number(0, 0, 4096, 1, "pixels of new space at the right")
+    top: int = _number(0, 0, 4096, 1, "pixels of new space above")
+    bottom: int = _number(0, 0, 4096, 1, "pixels of new space below")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.image:
+            raise BadRequest("There is no picture to restore: choose one first.")
+        if not (self.mask or self.left or self.right or self.top or self.bottom):
+            raise BadRequest("Nothing is painted: paint over what shall be new, or ask for space beyond an edge.")
 
 
 def choose(text, seed):
@@ -168,15 +210,12 @@ def choose(text, seed):
 
 
 def alone(request, index):
-    """The request that draws picture `index` of the `GenerateRequest` `request` and nothing else."""
+    """The request that draws picture `index` of the request `request`, one of `Drawn`, and nothing else."""
     seed = (request.seed + index) % 2**32
-    return dataclasses.replace(
-        request,
-        prompt=choose(request.prompt, seed),
-        count=1,
-        seed=seed,
-        variation_seed=(request.variation_seed + index) % 2**32,
-    )
+    more = {}
+    if isinstance(request, GenerateRequest):
+        more["variation_seed"] = (request.variation_seed + index) % 2**32
+    return dataclasses.replace(request, prompt=choose(request.prompt, seed), count=1, seed=seed, **more)
 
 
 @dataclass(frozen=True)
@@ -301,6 +340,7 @@ class CompareRequest:
 
 TASKS = {
     "generate": GenerateRequest,
+    "inpaint": InpaintRequest,
     "reconstruct": ReconstructRequest,
     "resample": ResampleRequest,
     "codebook": CodebookRequest,
@@ -341,6 +381,19 @@ class GenerateResult:
     record: dict | None = None
     memory: int | None = None
     note: str = ""  # what the artist should know of how it went
+
+
+@dataclass(frozen=True)
+class InpaintResult(GenerateResult):
+    """Pictures with new content under the mask; `changed` pixels outside of the feathered mask are other than before.
+
+    `mask` is that feathered mask, and `box` what the model looked at: left, top, right and bottom in the picture
+    with its new space.
+    """
+
+    mask: Image.Image | None = None
+    box: tuple[int, int, int, int] | None = None
+    changed: int = 0
 
 
 @dataclass(frozen=True)

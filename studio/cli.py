@@ -90,6 +90,17 @@ def _parser():
     for name in ("model", "max_side"):
         _add_control(reconstruct, requests.ReconstructRequest, name)
 
+    inpaint = command("inpaint", _inpaint, "What is under a mask painted anew, and nothing else.")
+    inpaint.add_argument("image", help="the picture; - reads standard input")
+    inpaint.add_argument("mask", nargs="?", help="a picture of the same size: white is painted anew; not for new space")
+    inpaint.add_argument("--out", required=True, help="the PNG to write; - writes standard output")
+    for name in (
+        "prompt", "model", "negative", "style", "steps", "sampler", "scheduler", "cfg_scale", "seed", "strength",
+        "area", "margin", "feather", "match", "jumps", "left", "right", "top", "bottom", "order", "temperature",
+        "top_k", "corrections",
+    ):  # fmt: skip
+        _add_control(inpaint, requests.InpaintRequest, name)
+
     login = command("login", _login, "Let somebody in when the studio listens to other machines.")
     login.add_argument("name", help="small letters, digits, - and _; the password is asked for")
 
@@ -169,8 +180,7 @@ def _generate(arguments):
         if not (cross and width.isdigit() and height.isdigit()):
             raise BadRequest(f"The size “{arguments.size}” cannot be read; write it as WxH, for example 128x128.")
         size = {"width": int(width), "height": int(height)}
-    if requests.wordless(arguments.prompt, arguments.style) and arguments.cfg_scale == _default("cfg_scale"):
-        arguments.cfg_scale = 1.0
+    _unguided_without_words(arguments)
     image = _picture(arguments.image, 2 * max(size.values())) if arguments.image else None
     request = _asked(arguments, requests.GenerateRequest, image=image, **size)
     result = _engine(arguments).run(request, _progress)
@@ -183,8 +193,33 @@ def _generate(arguments):
     return {"pictures": rows, "model": result.record["request"]["model"], "seconds": result.seconds}
 
 
+def _unguided_without_words(arguments):
+    if requests.wordless(arguments.prompt, arguments.style) and arguments.cfg_scale == _default("cfg_scale"):
+        arguments.cfg_scale = 1.0
+
+
 def _default(name):
     return requests.control(requests.GenerateRequest, name)["default"]
+
+
+def _inpaint(arguments):
+    _unguided_without_words(arguments)
+    mask = images.full_bytes(_source(arguments.mask)) if arguments.mask else b""
+    request = _asked(
+        arguments, requests.InpaintRequest, image=images.full_bytes(_source(arguments.image)), mask=mask
+    )
+    result = _engine(arguments).run(request, _progress)
+    (picture,) = result.pictures
+    if arguments.out == "-":
+        sys.stdout.buffer.write(images.png_bytes(picture.image))
+        return None
+    images.write_png(Path(arguments.out), picture.image, picture.record)
+    _say(f"{arguments.out}: {result.changed} pixels changed outside the mask")
+    return {
+        "pictures": [{"path": arguments.out, "seed": picture.seed, "seconds": result.seconds}],
+        "model": result.record["request"]["model"],
+        "changed": result.changed,
+    }
 
 
 def _reconstruct(arguments):
@@ -249,7 +284,7 @@ def _models(arguments):
             "id": row.id,
             "family": row.family,
             "tasks": list(row.tasks),
-            "path": str(row.path),
+            "path": row.path and str(row.path),
             "bytes": row.bytes,
             "licence": row.licence,
         }
@@ -382,7 +417,11 @@ def _bytes(name):
 
 
 def _picture(name, max_side):
-    return images.source_bytes(sys.stdin.buffer.read() if name == "-" else name, max_side)
+    return images.source_bytes(_source(name), max_side)
+
+
+def _source(name):
+    return sys.stdin.buffer.read() if name == "-" else name
 
 
 def _progress(progress):

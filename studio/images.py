@@ -31,8 +31,10 @@ UPRIGHT = {
 }
 
 
-def read_picture(source):
+def read_picture(source, transparent=False):
     """The RGB picture in a path, bytes or binary stream: upright by EXIF, transparency laid over white.
+
+    With `transparent`, a picture that has transparency keeps it and is RGBA.
 
     Raises `BadPicture` for what is no whole PNG, JPEG or WebP, or is outside the limits; the number of
     pixels is checked before they are decoded.
@@ -48,6 +50,8 @@ def read_picture(source):
                 image = _eight_bits(image)
             if image.has_transparency_data:
                 image = image.convert("RGBA")
+                if transparent:
+                    return image
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
             return image.convert("RGB")
 
@@ -60,6 +64,11 @@ def source_bytes(source, max_side):
     image = read_picture(source)
     image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
     return png_bytes(image)
+
+
+def full_bytes(source):
+    """What a request keeps of a picture of which every pixel counts: at its full size, with transparency, as PNG."""
+    return png_bytes(read_picture(source, transparent=True))
 
 
 def read_texts(source):

@@ -22,7 +22,7 @@ TOP = {
 }  # fmt: skip
 PROJECT = {"app", "studio", "engines", "tests"}
 # the package that brings a module of another name
-BROUGHT_BY = {"PIL": "pillow", "starlette": "gradio"}
+BROUGHT_BY = {"PIL": "pillow", "cv2": "opencv-python-headless", "starlette": "gradio"}
 # where a page of the project may lead to; `.example` is reserved for examples
 HOSTS = {
     "127.0.0.1", "localhost", "apache.org", "arxiv.org", "creativecommons.org", "github.com", "keepachangelog.com",

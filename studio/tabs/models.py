@@ -87,6 +87,8 @@ def _alone(row):
 
 def _card(row):
     """The Markdown of a model's card, its pictures as links to files that the browser may fetch."""
+    if row.path is None:
+        return row.card["about"]
     folder = row.path.parent
     path = next((folder / name for name in CARDS if (folder / name).exists()), None) if _alone(row) else None
     if path is None:
@@ -108,7 +110,7 @@ def _facts(row, shared, request):
         ("models.family", row.family), ("models.tasks", ", ".join(row.tasks)), ("models.licence", row.licence),
         ("models.size", f"{row.bytes / 2**20:.1f} MiB"),
     ]  # fmt: skip
-    if not shared:
+    if row.path and not shared:
         facts.append(("models.path", str(row.path)))
     if row.first_stage:
         facts.append(("models.first_stage", row.first_stage["name"]))

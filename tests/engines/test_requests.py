@@ -13,6 +13,7 @@ from engines.requests import TASKS, GenerateRequest, ReconstructRequest
 PICTURE = bytes(range(256)) * 3
 VALID = {
     "generate": {"prompt": "a red fox"},
+    "inpaint": {"prompt": "a red fox", "image": PICTURE, "mask": PICTURE},
     "reconstruct": {"image": PICTURE},
     "resample": {"prompt": "a red fox", "tokens": PICTURE, "mask": PICTURE},
     "codebook": {},
@@ -203,7 +204,9 @@ def test_control_is_the_row_of_the_table():
         requests.control(GenerateRequest, "speed")
 
 
-@pytest.mark.parametrize("table", [requests.SAMPLERS, requests.SCHEDULES, requests.STYLES])
+@pytest.mark.parametrize(
+    "table", [requests.SAMPLERS, requests.SCHEDULES, requests.STYLES, requests.AREAS, requests.MATCHES]
+)
 def test_every_choice_says_what_it_is(table):
     assert all(text.strip() for text in table.values())
     assert len(set(table.values())) == len(table)

@@ -50,9 +50,28 @@ def test_models(capsys, home):
     assert code == 0
     rows = {row["id"]: row for row in found["models"]}
     painter = rows["painter"]
-    assert painter["family"] == "latent-diffusion" and painter["tasks"] == ["generate"] and painter["licence"] == "MIT"
+    assert (painter["family"], painter["licence"]) == ("latent-diffusion", "MIT")
+    assert painter["tasks"] == ["generate", "inpaint"]
     assert painter["bytes"] == Path(painter["path"]).stat().st_size
     assert set(painter) == {"id", "family", "tasks", "path", "bytes", "licence"}
+
+
+@pytest.mark.parametrize("model", ["painter", "telea"])
+def test_inpaint_changes_what_is_painted_and_nothing_else(capsys, home, tmp_path, model):
+    source, mask = tmp_path / "photo.webp", tmp_path / "mask.jpg"
+    Image.effect_noise((90, 60), 80).convert("RGB").save(source, lossless=True)
+    painted = np.zeros((60, 90), np.uint8)
+    painted[20:40, 30:60] = 255
+    Image.fromarray(painted).save(mask, quality=100)
+    words = ["inpaint", str(source), str(mask), "--model", model, "--steps", "2", "--feather", "0", "--bottom", "32"]
+    code, found, err = run(capsys, home, *words, "--out", str(tmp_path / "new.png"))
+    assert code == 0 and found["changed"] == 0 and "0 pixels changed" in err and found["model"] == model
+    before, after = np.asarray(Image.open(source)), np.asarray(Image.open(tmp_path / "new.png"))
+    kept = np.asarray(Image.open(mask)) == 0
+    assert after.shape == (92, 90, 3) and np.array_equal(after[:60][kept], before[kept])
+    assert (after[:60][painted > 0] != before[painted > 0]).any()
+    assert images.read_record(tmp_path / "new.png")["request"]["bottom"] == 32
+    assert run(capsys, home, "inpaint", str(source), "--out", str(tmp_path / "no.png"))[0] == 2
 
 
 def test_generate(capsys, home, tmp_path):

@@ -1,0 +1,183 @@
+"""What is under a mask painted anew, and nothing else: a crop at the model's own size, set back at full resolution."""
+
+import time
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+
+from engines import blending, classical, masks, pictures, tensors
+from engines.diffusion import inpainting, samplers, schedules
+from engines.errors import BadPicture, BadRequest
+from engines.requests import InpaintResult, Picture, Progress
+from engines.tasks import drawing
+from engines.vqgan import decoding
+
+LEAST = 8  # pixels a side of a picture: one latent
+JUMP = 5  # steps that are gone again at once
+LONGEST = 2  # times its own size that a model works on at most, along the longer side
+
+
+@torch.no_grad()
+def inpaint(request, model, on_progress=None):
+    """The pictures of an `InpaintRequest` by a `LatentDiffusion`, a `TokenGenerator` or a `Classical` method.
+
+    They are of the full size of the source, with its new space, and equal to it to the last bit outside of the
+    feathered mask, transparency included. Raises `BadRequest` for a mask that fits nothing.
+    """
+    started = time.monotonic()
+    if model.family != classical.FAMILY:
+        drawing.check_words(request, model)
+    source, mask = _opened(request)
+    size = model.size if model.family == classical.FAMILY else model.config.size
+    box = _box(request, mask, size)
+    left, top, right, bottom = box
+    here = (slice(top, bottom), slice(left, right))
+    width, height = work = _work_size(box, size, model)
+    small = cv2.resize(source[here][..., :3], work, interpolation=_smoothly(box, width))
+    strength = _reduced(mask[here], work)
+
+    if model.family == classical.FAMILY:
+        painted, note = [model.fill(small, strength > 0)] * request.count, ""
+        if on_progress:
+            on_progress(Progress(1, 1))
+    else:
+        x = tensors.from_image(Image.fromarray(small)).to(model.device)
+        hole = torch.from_numpy(strength)[None, None].to(model.device) * request.strength
+
+        def paint(request, batch, report, each):
+            return PAINT[model.family](request, model, batch, x, hole, report, each)
+
+        painted, note = drawing.in_batches(request, work, paint, on_progress)
+
+    soft = masks.feather(mask, request.feather)
+    made = []
+    for image, seed in zip(painted, drawing.seeds(request, range(request.count)), strict=True):
+        new = np.asarray(image, np.float32)
+        if request.match == "seam":
+            new = blending.match_seam(small.astype(np.float32), new, strength > 0)
+        new = cv2.resize(new, (right - left, bottom - top), interpolation=cv2.INTER_CUBIC)
+        made.append((_set(source, new, soft, here), seed))
+    changed = max(int(((whole != source).any(2) & (soft == 0)).sum()) for whole, _ in made)
+    return InpaintResult(
+        tuple(Picture(_image(whole), seed) for whole, seed in made),
+        time.monotonic() - started,
+        note=note,
+        mask=Image.fromarray(np.round(soft * 255).astype(np.uint8)),
+        box=box,
+        changed=changed,
+    )
+
+
+def _opened(request):
+    """The picture `(H, W, 4)` uint8 and its mask `(H, W)`, with the new space that is asked for."""
+    image = pictures.from_png(request.image, "RGBA")
+    if min(image.size) < LEAST:
+        raise BadPicture(
+            f"The picture is {image.width}x{image.height} pixels; it needs at least {LEAST} on each side."
+        )
+    source = np.asarray(image)
+    mask = np.zeros(source.shape[:2], np.float32)
+    if request.mask:
+        mask = masks.from_png(request.mask, image.size)
+    source, mask = masks.extended(source, mask, request.left, request.top, request.right, request.bottom)
+    if not mask.any():
+        raise BadRequest("The mask is empty: paint over what shall be new, or ask for space beyond an edge.")
+    return source, mask
+
+
+def _box(request, mask, size):
+    """What the model looks at: `(left, top, right, bottom)`, as square as the picture lets it be."""
+    height, width = mask.shape
+    if request.area == "whole":
+        return 0, 0, width, height
+    return masks.around(mask, request.margin, size)
+
+
+def _work_size(box, size, model):
+    """The width and height that a model of `size` works at: about as many pixels as it learned with."""
+    width, height = box[2] - box[0], box[3] - box[1]
+    scale = min(size / (width * height) ** 0.5, LONGEST * size / max(width, height))
+    if model.family == classical.FAMILY:
+        scale = min(1, scale)
+    multiple = model.size_multiple
+    return tuple(max(multiple, round(side * scale / multiple) * multiple) for side in (width, height))
+
+
+def _smoothly(box, width):
+    return cv2.INTER_AREA if width < box[2] - box[0] else cv2.INTER_CUBIC
+
+
+def _reduced(mask, size):
+    """The mask at another `(width, height)`, where a pixel is painted as strongly as any that it stands for."""
+    high, wide = (max(1, -(-old // new)) for old, new in zip(mask.shape, size[::-1], strict=True))
+    grown = cv2.dilate(mask, np.ones((high, wide), np.uint8))
+    return cv2.resize(grown, size, interpolation=cv2.INTER_NEAREST)
+
+
+def _set(source, new, soft, here):
+    # what was painted is opaque
+    whole = source.copy()
+    opaque = np.concatenate([new, np.full_like(new[..., :1], 255)], axis=2)
+    whole[here] = blending.composite(source[here], opaque, soft[here])
+    return whole
+
+
+def _image(whole):
+    return Image.fromarray(whole if whole[..., 3].min() < 255 else whole[..., :3].copy())
+
+
+# ---------------------------------------------------------------- latent diffusion
+
+
+def _by_diffusion(request, model, batch, x, strength, report, each):
+    """Pictures `(B, 3, H, W)` of `x (1, 3, H, W)` painted anew where `strength (1, 1, H, W)` is above 0.
+
+    A net with nine channels sees what lies around the hole (Rombach et al., 2022, section 4.5), and only
+    where a mask is weaker than 1 it is kept on the way of the source; a net with four is so everywhere else, too.
+    """
+    hole = (strength > 0).to(x)
+    known = model.encode(x)
+    places = torch.nn.functional.max_pool2d(strength, model.first_stage.config.factor)
+    if model.inpaints:
+        places = torch.where(places > 0, places, places.max())
+    levels = schedules.by_name(request.scheduler)(model.noise, request.steps)
+    sigmas = schedules.tail(levels, places.max().item())
+    seeds = drawing.seeds(request, batch)
+    fresh = samplers.noise_sampler_from_seeds(seeds, known.shape[1:], model.device)
+    rows = len(batch)
+    around = model.surroundings(x, hole).expand(rows, -1, -1, -1) if model.inpaints else known.expand(rows, -1, -1, -1)
+    denoise = drawing.guided_denoiser(request, model, levels, sigmas, around, each)
+    sampler = inpainting.resampled(samplers.by_name(request.sampler), request.jumps, JUMP)
+    latents = sampler(
+        inpainting.kept(denoise, known, places, sigmas, len(levels) - 1),
+        known + sigmas[0].item() * tensors.noise(seeds, known.shape[1:]).to(known),
+        sigmas.to(model.device),
+        callback=lambda step: report(step.index, step.count, lambda: model.decode(step.denoised[:4])),
+        noise_sampler=fresh,
+    )
+    return each(model.decode)(latents)
+
+
+# ---------------------------------------------------------------- tokens (Chang et al., 2022, section 4.3)
+
+
+def _by_tokens(request, model, batch, x, strength, report, each):
+    """Pictures `(B, 3, H, W)` of `x (1, 3, H, W)` with the tokens under the mask drawn anew.
+
+    Where `strength (1, 1, H, W)` is below 1, that share of the tokens is, spread evenly.
+    """
+    tokens = model.encode(x).expand(len(batch), -1, -1)
+    height, width = tokens.shape[1:]
+    places = torch.nn.functional.max_pool2d(strength, model.first_stage.config.factor)[:, 0]
+    spread = (decoding.halton_order(height, width).view(height, width) / (height * width)).to(places)
+    chance = decoding.Chance(drawing.seeds(request, batch), height, width)
+    tokens = drawing.fill(
+        request, model, tokens, (spread < places).expand_as(tokens), chance,
+        lambda step: report(step.index, step.count, lambda: model.decode(step.tokens[:4])), each,
+    )  # fmt: skip
+    return each(model.decode)(tokens)
+
+
+PAINT = {"latent-diffusion": _by_diffusion, "token-transformer": _by_tokens}
