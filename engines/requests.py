@@ -42,8 +42,8 @@ SCHEDULES = {
 }
 
 ORDERS = {
+    "halton": "Halton: places far apart come first, whatever the model thinks; clean and varied",
     "confidence": "Confidence: what the model is surest of comes first, with a little chance",
-    "halton": "Halton: places far apart come first, whatever the model thinks; more variety",
 }
 
 STYLES = {
@@ -63,7 +63,7 @@ MATCHES = {
 }
 SUITED = {  # what suits each family of models that draw; the page offers it, and the cards measure by it
     "latent-diffusion": {"steps": 20, "cfg_scale": 4.0},
-    "token-transformer": {"steps": 12, "cfg_scale": 4.0},
+    "token-transformer": {"steps": 16, "cfg_scale": 3.0},
     "diffusers": {"steps": 25, "cfg_scale": 7.0},
 }
 
@@ -125,8 +125,8 @@ class FromWords:
     steps: int = _number(20, 1, 150, 1, "steps from nothing to a picture; more is slower and finer")
     cfg_scale: float = _number(4.0, 1.0, 20.0, 0.1, "how strictly the words are followed; 1 is off and twice as fast")
     seed: int = _number(0, 0, 2**32 - 1, 1, "the same seed draws the same picture")
-    order: str = _choice("confidence", ORDERS, "of a token model: which tokens are settled first")
-    temperature: float = _number(1.0, 0.0, 2.0, 0.05, "of a token model: how bold its guesses are; 0 is not at all")
+    order: str = _choice("halton", ORDERS, "of a token model: which tokens are settled first")
+    temperature: float = _number(0.7, 0.0, 2.0, 0.05, "of a token model: how bold its guesses are; 0 is not at all")
     top_k: int = _number(0, 0, 4096, 1, "of a token model: guesses are among so many likeliest codes; 0 is all")
     corrections: int = _number(8, 0, 32, 1, "of a token model: further steps that tell specks and ragged edges anew")
 

@@ -442,7 +442,7 @@ CHOICES_ZH = {
     "scheduler.simple": "简单：每隔 n 个取一个训练时的噪声级",
     "scheduler.sgm_uniform": "SGM 均匀：时间均匀，最后一步留给终点",
     "order.confidence": "把握：先定下模型最有把握的词元，稍带偶然",
-    "order.halton": "Halton：先定下彼此远离的位置，不看把握；变化更多",
+    "order.halton": "Halton：先定下彼此远离的位置，不看把握；干净而多样",
 }
 
 CLASSES = (requests.GenerateRequest, requests.ReconstructRequest)

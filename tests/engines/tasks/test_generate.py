@@ -142,7 +142,7 @@ def test_words_order_and_boldness_change_what_tokens_draw(tokens_model):
     plain = drawn(request(**base), tokens_model)[0]
     assert np.array_equal(plain, drawn(request(**base), tokens_model)[0])
     for change in (
-        {"prompt": "蓝"}, {"style": "flat"}, {"negative": "disc"}, {"cfg_scale": 9.0}, {"order": "halton"},
+        {"prompt": "蓝"}, {"style": "flat"}, {"negative": "disc"}, {"cfg_scale": 9.0}, {"order": "confidence"},
         {"temperature": 0.0}, {"top_k": 1}, {"seed": 8}, {"steps": 2}, {"corrections": 0},
     ):  # fmt: skip
         assert not np.array_equal(plain, drawn(request(**base | change), tokens_model)[0]), change
