@@ -304,8 +304,8 @@ class CompareRequest:
     axes: tuple = ()
 
     def __post_init__(self):
-        if type(self.base) not in (GenerateRequest, ReconstructRequest):
-            raise BadRequest("What is compared must be pictures that are drawn or reconstructed.")
+        if type(self.base) not in (GenerateRequest, InpaintRequest, ReconstructRequest):
+            raise BadRequest("What is compared must be pictures that are drawn, inpainted or reconstructed.")
         if len(self.axes) > 3:
             raise BadRequest(f"A comparison has up to three axes, not {len(self.axes)}.")
         object.__setattr__(self, "axes", (*self.axes, *[({},)] * (3 - len(self.axes))))
@@ -328,7 +328,7 @@ class CompareRequest:
             for axis, index in zip(self.axes, place, strict=True):
                 point |= axis[index]
             cell = dataclasses.replace(self.base, **point)
-            cells[place] = alone(cell, 0) if isinstance(cell, GenerateRequest) else cell
+            cells[place] = alone(cell, 0) if isinstance(cell, Drawn) else cell
         return cells
 
     def order(self):

@@ -40,6 +40,12 @@ def publish(studio):
         given["prompt"] = wildcards.fill(given["prompt"], studio.home)
         return finished(requests.GenerateRequest(**given))
 
+    def inpaint(**given):
+        for name in ("image", "mask"):
+            given[name] = images.full_bytes(_uploaded(given[name])) if given[name] else b""
+        given["prompt"] = wildcards.fill(given["prompt"], studio.home)
+        return finished(requests.InpaintRequest(**given))
+
     def reconstruct(**given):
         given["image"] = images.source_bytes(_uploaded(given["image"]), given["max_side"])
         return finished(requests.ReconstructRequest(**given))
@@ -52,6 +58,7 @@ def publish(studio):
         ]
 
     endpoint("generate", requests.GenerateRequest, generate)
+    endpoint("inpaint", requests.InpaintRequest, inpaint)
     endpoint("reconstruct", requests.ReconstructRequest, reconstruct, leave_out=("tokens",))
     gr.api(guard(models), api_name="models")
 

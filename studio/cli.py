@@ -107,6 +107,7 @@ def _parser():
     compare = command("compare", _compare, "Several models on the same words or the same picture.")
     compare.add_argument("--models", required=True, help="names of the catalog or paths, separated by commas")
     compare.add_argument("--image", help="a picture that VQGANs read and redraw; without, models draw the prompt")
+    compare.add_argument("--mask", help="with --image: what models paint anew, white in a picture of the same size")
     compare.add_argument("--out", type=Path, required=True, help="the folder for the pictures, the sheet and the JSON")
     for name in ("prompt", "style", "steps", "cfg_scale", "seed"):
         _add_control(compare, requests.GenerateRequest, name)
@@ -204,11 +205,7 @@ def _default(name):
 
 def _inpaint(arguments):
     _unguided_without_words(arguments)
-    mask = images.full_bytes(_source(arguments.mask)) if arguments.mask else b""
-    request = _asked(
-        arguments, requests.InpaintRequest, image=images.full_bytes(_source(arguments.image)), mask=mask
-    )
-    result = _engine(arguments).run(request, _progress)
+    result = _engine(arguments).run(_inpainting(arguments), _progress)
     (picture,) = result.pictures
     if arguments.out == "-":
         sys.stdout.buffer.write(images.png_bytes(picture.image))
@@ -220,6 +217,11 @@ def _inpaint(arguments):
         "model": result.record["request"]["model"],
         "changed": result.changed,
     }
+
+
+def _inpainting(arguments):
+    mask = images.full_bytes(_source(arguments.mask)) if arguments.mask else b""
+    return _asked(arguments, requests.InpaintRequest, image=images.full_bytes(_source(arguments.image)), mask=mask)
 
 
 def _reconstruct(arguments):
@@ -253,9 +255,14 @@ def _reconstruct(arguments):
 
 def _compare(arguments):
     home = _home(arguments)
-    task = "reconstruct" if arguments.image else "generate"
+    if arguments.mask and not arguments.image:
+        raise BadRequest("A mask needs its picture: give --image as well.")
+    task = "inpaint" if arguments.mask else "reconstruct" if arguments.image else "generate"
     rows = [catalog.find(name.strip(), task, home) for name in arguments.models.split(",")]
-    if arguments.image:
+    if task == "inpaint":
+        _unguided_without_words(arguments)
+        base = _inpainting(arguments)
+    elif task == "reconstruct":
         base = requests.ReconstructRequest(image=_picture(arguments.image, requests.ReconstructRequest.max_side))
     else:
         base = _asked(arguments, requests.GenerateRequest)
@@ -265,11 +272,11 @@ def _compare(arguments):
     cells, engine, pictures, records, made = request.cells(), _engine(arguments), {}, {}, []
     for place in request.order():
         result = engine.run(cells[place], _progress)
-        pictures[place] = result.reconstruction if arguments.image else result.pictures[0].image
+        pictures[place] = result.reconstruction if task == "reconstruct" else result.pictures[0].image
         records[place] = result.record
         path = arguments.out / comparison.file_of(place)
         images.write_png(path, pictures[place], result.record)
-        seed = None if arguments.image else cells[place].seed
+        seed = getattr(cells[place], "seed", None)
         made.append({"path": str(path), "seed": seed, "seconds": result.seconds, "model": cells[place].model})
     sheet = comparison.sheet(request, pictures)
     images.write_bytes(arguments.out / comparison.SHEET, images.png_bytes(sheet))

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from engines import requests
 from engines.errors import BadRequest
-from engines.requests import SUITED, GenerateRequest
+from engines.requests import SUITED, Drawn, GenerateRequest
 
 DIGITS = 11  # before the point; no field has more
 WORDS = "words"  # the axis that replaces words of the prompt
@@ -70,8 +70,11 @@ def _numbers(name, part):
 def of_models(request, rows):
     """The axis of several models, rows of the catalog: those of another family take the steps that suit it."""
     suited = {value["steps"] for value in SUITED.values()}
-    own = isinstance(request, GenerateRequest) and request.steps in suited
-    return tuple({"model": row.id} | ({"steps": SUITED[row.family]["steps"]} if own else {}) for row in rows)
+    own = isinstance(request, Drawn) and request.steps in suited
+    return tuple(
+        {"model": row.id} | ({"steps": SUITED[row.family]["steps"]} if own and row.family in SUITED else {})
+        for row in rows
+    )
 
 
 def label(point):

@@ -109,7 +109,7 @@ class Run:
 
 def pieces(request):
     """The requests that draw the pictures of `request` one after the other."""
-    if isinstance(request, requests.GenerateRequest):
+    if isinstance(request, requests.Drawn):
         return [requests.alone(request, index) for index in range(request.count)]
     if isinstance(request, requests.CompareRequest):
         cells = request.cells()
@@ -119,10 +119,12 @@ def pieces(request):
 
 def work(request):
     """How much is to be done for a request, in pixels times steps; None for tasks that nobody has to wait for."""
+    if not isinstance(request, requests.Drawn):
+        return None
+    looks = request.count * request.steps * (2 if request.cfg_scale > 1 else 1)
     if isinstance(request, requests.GenerateRequest):
-        looks = 2 if request.cfg_scale > 1 else 1
-        return request.count * request.steps * request.width * request.height * looks
-    return None
+        return looks * request.width * request.height
+    return looks * (1 + request.jumps)  # a model paints at its own size, whatever the picture's
 
 
 def _prompt(request):
@@ -499,12 +501,13 @@ class Jobs:
 
 def _kind(request):
     # what is drawn at one pace
-    return request.model, request.sampler
+    return type(request), request.model, request.sampler
 
 
 def _shape(request):
     # what takes one amount of memory
-    return (request.model, request.width, request.height) if work(request) else None
+    size = (request.width, request.height) if isinstance(request, requests.GenerateRequest) else None
+    return (request.model, size) if work(request) else None
 
 
 def _no_such_job():

@@ -40,7 +40,7 @@ def draw(studio):
                     max_lines=1, scale=3,
                 )  # fmt: skip
                 task = gr.Dropdown(
-                    [(t("gallery.any"), ""), (t("generate"), "generate"), (t("reconstruct"), "reconstruct")],
+                    [(t("gallery.any"), ""), *((t(task), task) for task in ("generate", "inpaint", "reconstruct"))],
                     value="", label=t("gallery.task"), elem_id="gallery-task",
                 )  # fmt: skip
                 model = gr.Dropdown([(t("gallery.any"), "")], value="", label=t("model"), elem_id="gallery-model")

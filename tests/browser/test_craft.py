@@ -110,6 +110,21 @@ def test_a_script_reconstructs(client, tmp_path):
     assert images.read_picture(found["pictures"][0]["file"]).size == (64, 48)
 
 
+def test_a_script_inpaints_and_nothing_outside_the_mask_changes(client, tmp_path):
+    source = Image.effect_noise((90, 64), 60).convert("RGB")
+    source.save(tmp_path / "in.png")
+    mask = Image.new("L", (90, 64))
+    mask.paste(255, (30, 20, 60, 40))
+    mask.save(tmp_path / "mask.png")
+    files = {"image": handle_file(tmp_path / "in.png"), "mask": handle_file(tmp_path / "mask.png")}
+    found = client.predict(**files, prompt="a red heart", steps=2, feather=0, count=2, api_name="/inpaint")
+    for made in found["pictures"]:
+        restored = images.read_picture(made["file"])
+        restored.paste(source.crop((30, 20, 60, 40)), (30, 20))
+        assert restored.tobytes() == source.tobytes()
+    assert [made["seed"] for made in found["pictures"]] == [0, 1]
+
+
 def test_a_script_is_told_what_is_wrong(client):
     with pytest.raises(Exception, match="steps is 500; it must lie between 1 and 150"):
         client.predict(prompt="a", steps=500, api_name="/generate")
@@ -119,7 +134,7 @@ def test_a_script_is_told_what_is_wrong(client):
 
 def test_endpoints_are_named_typed_and_documented(client):
     told = client.view_api(return_format="dict")["named_endpoints"]
-    assert set(told) == {"/generate", "/reconstruct", "/models"}
+    assert set(told) == {"/generate", "/inpaint", "/reconstruct", "/models"}
     parameters = {row["parameter_name"]: row for row in told["/generate"]["parameters"]}
     assert parameters["steps"]["python_type"]["type"] == "int" and parameters["steps"]["parameter_default"] == 20
     assert "which generator draws" in told["/generate"]["description"]

@@ -148,6 +148,17 @@ def test_compare_on_a_picture(capsys, home, tmp_path):
     assert code == 0 and [Image.open(row["path"]).size for row in found["pictures"]] == [(50, 60)] * 2
 
 
+def test_compare_on_a_picture_and_a_mask(capsys, home, tmp_path):
+    Image.effect_noise((50, 60), 60).convert("RGB").save(tmp_path / "in.png")
+    Image.new("L", (50, 60), 255).save(tmp_path / "mask.png")
+    words = ["compare", "--models", "painter,telea", "--mask", str(tmp_path / "mask.png"), "--steps", "2"]
+    code, found, _ = run(capsys, home, *words, "--image", str(tmp_path / "in.png"), "--out", str(tmp_path))
+    assert code == 0 and [row["model"] for row in found["pictures"]] == ["painter", "telea"]
+    assert [Image.open(row["path"]).size for row in found["pictures"]] == [(50, 60)] * 2
+    code, _, err = run(capsys, home, *words, "--out", str(tmp_path))
+    assert code == 2 and "A mask needs its picture" in err
+
+
 def test_login(capsys, home, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("correct horse\n"))
     code, found, _ = run(capsys, home, "login", "ann")
