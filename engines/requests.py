@@ -54,12 +54,12 @@ STYLES = {
 }
 
 AREAS = {
-    "crop": "the mask and its surroundings: fine even in a large picture",
-    "whole": "the whole picture: sees everything, but coarsely",
+    "crop": "Crop: the mask and its surroundings; fine even in a large picture",
+    "whole": "Whole: all of the picture, but coarsely",
 }
 MATCHES = {
-    "seam": "as the seam asks, smoothly through the new (Poisson)",
-    "none": "as the model painted them",
+    "seam": "Seam: brought to the old smoothly, as the seam asks (Poisson)",
+    "none": "None: as the model painted them",
 }
 SUITED = {  # what suits each family of models that draw; the page offers it, and the cards measure by it
     "latent-diffusion": {"steps": 20, "cfg_scale": 4.0},

@@ -2,17 +2,15 @@
 
 import dataclasses
 import inspect
-import os
-from pathlib import Path
 
 import gradio as gr
 
 from engines import requests
 from engines.catalog import catalog
-from engines.errors import AtelierError, BadRequest
+from engines.errors import AtelierError
 from studio import images, wildcards
 from studio.jobs import FINAL
-from studio.tabs.common import guard
+from studio.tabs.common import file_of, guard, sent
 
 AT_ONCE = 4  # calls that wait for their pictures; each holds a thread of the page
 SIDE = 2048  # pixels of the longer side of a picture that is drawn from
@@ -29,25 +27,25 @@ def publish(studio):
         if state.state != "done":
             raise AtelierError(state.error or "The job was stopped.")
         pictures = [
-            {"id": entry.id, "seed": entry.seed, "file": _file(entry.path), "record": entry.record}
+            {"id": entry.id, "seed": entry.seed, "file": file_of(entry.path), "record": entry.record}
             for entry in state.entries
         ]
         return {"job": job, "seconds": state.seconds, "pictures": pictures}
 
     def generate(**given):
         if given["image"]:
-            given["image"] = images.source_bytes(_uploaded(given["image"]), SIDE)
+            given["image"] = images.source_bytes(sent(given["image"]), SIDE)
         given["prompt"] = wildcards.fill(given["prompt"], studio.home)
         return finished(requests.GenerateRequest(**given))
 
     def inpaint(**given):
         for name in ("image", "mask"):
-            given[name] = images.full_bytes(_uploaded(given[name])) if given[name] else b""
+            given[name] = images.full_bytes(sent(given[name])) if given[name] else b""
         given["prompt"] = wildcards.fill(given["prompt"], studio.home)
         return finished(requests.InpaintRequest(**given))
 
     def reconstruct(**given):
-        given["image"] = images.source_bytes(_uploaded(given["image"]), given["max_side"])
+        given["image"] = images.source_bytes(sent(given["image"]), given["max_side"])
         return finished(requests.ReconstructRequest(**given))
 
     def models() -> list[dict]:
@@ -86,15 +84,3 @@ def endpoint(name, kind, act, leave_out=()):
     ]  # fmt: skip
     call.__signature__ = inspect.Signature(parameters, return_annotation=dict)
     gr.api(guard(call), api_name=name, api_description=call.__doc__, concurrency_limit=AT_ONCE, concurrency_id="api")
-
-
-def _file(path):
-    return {"path": str(path), "meta": {"_type": "gradio.FileData"}}
-
-
-def _uploaded(value):
-    # where a client's file lies; a path that the client made up is none
-    path = Path(value.get("path", "")) if isinstance(value, dict) else Path()
-    if not path.is_file() or not path.resolve().is_relative_to(Path(os.environ["GRADIO_TEMP_DIR"]).resolve()):
-        raise BadRequest("There is no picture: send one by `handle_file` of gradio_client.")
-    return path

@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import os
+import secrets
 import warnings
 from pathlib import Path
 
@@ -123,7 +124,7 @@ def write_bytes(path, data):
     """Write a file: a temporary one, synced, then renamed. Raises `OSError` as `write_png` does."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")  # two may write the same file at once
     try:
         with open(temporary, "wb") as stream:
             stream.write(data)

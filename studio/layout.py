@@ -15,14 +15,14 @@ from gradio.context import LocalContext  # noqa: E402
 
 from studio import api, texts  # noqa: E402
 from studio.security import Guard  # noqa: E402
-from studio.tabs import compare, gallery, generate, models, reconstruct, system  # noqa: E402
+from studio.tabs import compare, gallery, generate, inpaint, models, reconstruct, system  # noqa: E402
 from studio.tabs.coming import Coming  # noqa: E402
 from studio.texts import I18N, t  # noqa: E402
 
 TABS = {
     "generate": generate,
     "reconstruct": reconstruct,
-    "inpaint": Coming("inpaint"),
+    "inpaint": inpaint,
     "upscale": Coming("upscale"),
     "compare": compare,
     "gallery": gallery,
@@ -128,7 +128,7 @@ def launch(demo, host, port, home, logins=None, *, block=True):
         run_history=False,
         footer_links=[],
         max_file_size=MAX_UPLOAD,
-        allowed_paths=[str(Path(home) / "gallery"), str(Path(home) / "thumbnails")],
+        allowed_paths=[str(Path(home) / name) for name in ("gallery", "thumbnails", "inputs")],
         app_kwargs={"middleware": [Guard.middleware(host)]},
         theme=theme(),
         css_paths=[ASSETS / "style.css"],

@@ -13,6 +13,7 @@ from engines.worker import Worker, start_log
 from studio.database import Database
 from studio.gallery import Gallery
 from studio.home import open_home
+from studio.inputs import Inputs
 from studio.jobs import Jobs
 from studio.logins import Logins
 from studio.presets import Presets
@@ -32,6 +33,7 @@ class Studio:
     jobs: Jobs
     votes: Votes
     presets: Presets
+    inputs: Inputs
     shared: bool = False  # whether others come in by logins: where things lie is not theirs to know
 
 
@@ -73,7 +75,7 @@ def serve(home, host, port, devices, listen=False):
     database = Database(home / "atelier.db")
     gallery = Gallery(home, database)
     jobs = Jobs(workers, gallery, database)
-    parts = (gallery, jobs, Votes(database), Presets(database))
+    parts = (gallery, jobs, Votes(database), Presets(database), Inputs(home))
     studio = Studio(home, *(Own(part, who) for part in parts), listen)
     try:
         page = layout.build(studio)

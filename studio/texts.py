@@ -190,8 +190,52 @@ TABLE = {
         "记录中没有；不同的处理器或驱动取整可能不同",
     ),
     "inpaint": ("Inpaint", "修复"),
-    "inpaint.coming": (
-        "Here you will paint a mask and restore what lies under it.", "将来可以在这里画出蒙版，修复其下的画面。",
+    "inpaint.empty": (
+        "Choose a picture, paint over what shall be new, and press Restore. Outside of the mask nothing changes.",
+        "选择一张图片，涂抹要重画的地方，然后点“修复”。蒙版之外丝毫不变。",
+    ),
+    "inpaint.run": ("Restore", "修复"),
+    "inpaint.prompt.help": (
+        "what shall be there, in English or Chinese; left empty, the picture around decides",
+        "那里应有什么，中文或英文；留空则由周围画面决定",
+    ),
+    "inpaint.no_picture": ("There is no picture yet; choose one first.", "还没有图片；请先选择一张。"),
+    "inpaint.before_after": ("Before | after", "修复前 | 修复后"),
+    "inpaint.accept": ("Go on from this one", "以此继续"),
+    "inpaint.changed": ("{count} pixels changed outside the mask.", "蒙版之外改变了 {count} 个像素。"),
+    "paints.help": ("what fills the mask; the classical methods suit scratches", "由什么填补；经典方法适合划痕"),
+    "to_inpaint": ("Send to Inpaint", "发送到修复"),
+    "scratches": ("Find scratches", "查找划痕"),
+    "scratches.strength": ("Sensitivity", "灵敏度"),
+    "scratches.help": ("of the search for scratches and spots", "查找划痕与斑点时的灵敏度"),
+    "mask.grow": ("Grow the mask", "扩大蒙版"),
+    "mask.shrink": ("Shrink the mask", "缩小蒙版"),
+    "mask.pixels": ("By pixels", "像素数"),
+    "mask.pixels.help": ("how far the mask grows or shrinks", "蒙版扩大或缩小多少"),
+    "mask.read": ("Open a mask", "打开蒙版"),
+    "new_space": ("New space beyond the edges", "向外扩展画面"),
+    "new_space.help": (
+        "So many pixels are added on each side and painted to go on from the picture.",
+        "在各边加上这么多像素，并接着画面画下去。",
+    ),
+    "of_diffusion": ("Diffusion in detail", "扩散细节"),
+    "painter.brush": ("Brush", "画笔"),
+    "painter.eraser": ("Eraser", "橡皮"),
+    "painter.lasso": ("Lasso", "套索"),
+    "painter.rectangle": ("Rectangle", "矩形"),
+    "painter.fill": ("Fill", "填充"),
+    "painter.hand": ("Hand", "移动"),
+    "painter.undo": ("Undo", "撤销"),
+    "painter.redo": ("Redo", "重做"),
+    "painter.invert": ("Invert", "反选"),
+    "painter.clear": ("Clear", "清除"),
+    "painter.fit": ("Fit", "适合窗口"),
+    "painter.save": ("Save mask", "保存蒙版"),
+    "painter.size": ("Size", "大小"),
+    "painter.opacity": ("Opacity", "不透明度"),
+    "painter.original": (
+        "[ and ] change the size, Ctrl+Z takes back, Alt erases, the wheel zooms; hold O to see the original.",
+        "[ 与 ] 改变大小，Ctrl+Z 撤销，按住 Alt 擦除，滚轮缩放；按住 O 查看原图。",
     ),
     "upscale": ("Upscale", "放大"),
     "upscale.coming": (
@@ -346,7 +390,7 @@ TABLE = {
     "resample": ("Redrawn tokens", "重画词元"),
     "starting": ("The engine is getting ready…", "引擎准备中…"),
     "step": ("Step {index} of {count}", "第 {index} / {count} 步"),
-    "left": ("about {seconds} s left", "约剩 {seconds} 秒"),
+    "left_seconds": ("about {seconds} s left", "约剩 {seconds} 秒"),
     "left_minutes": ("about {minutes} min left", "约剩 {minutes} 分钟"),
     "done": ("Done in {seconds:.1f} s", "完成，用时 {seconds:.1f} 秒"),
     "not_generated": (
@@ -396,6 +440,15 @@ TABLE = {
     "top_k": ("Top k", "前 k 个"),
     "corrections": ("Corrections", "修正步数"),
     "max_side": ("Longest side", "最长边"),
+    "area": ("What the model sees", "模型所见"),
+    "margin": ("Surroundings", "周围"),
+    "feather": ("Feather", "羽化"),
+    "match": ("Colours", "颜色"),
+    "jumps": ("Repeats", "重复"),
+    "left": ("Left", "左"),
+    "right": ("Right", "右"),
+    "top": ("Above", "上"),
+    "bottom": ("Below", "下"),
 }
 
 HELP_ZH = {
@@ -422,6 +475,15 @@ HELP_ZH = {
     "top_k": "词元模型：只在最可能的若干编码中猜；0 为全部",
     "corrections": "词元模型：之后再走的步数，重猜斑点与毛边",
     "max_side": "更大的图片先缩到这一最长边（像素）",
+    "area": "模型看到的范围",
+    "margin": "裁剪时：周围取多少，按蒙版大小的比例",
+    "feather": "蒙版周围新旧过渡的像素数",
+    "match": "新画面的颜色怎样与旧画面一致",
+    "jumps": "扩散模型：各步重走几次，更贴合周围",
+    "left": "左侧新增的像素",
+    "right": "右侧新增的像素",
+    "top": "上方新增的像素",
+    "bottom": "下方新增的像素",
 }
 
 CHOICES_ZH = {
@@ -441,22 +503,29 @@ CHOICES_ZH = {
     "scheduler.exponential": "指数：按噪声的对数均匀分步",
     "scheduler.simple": "简单：每隔 n 个取一个训练时的噪声级",
     "scheduler.sgm_uniform": "SGM 均匀：时间均匀，最后一步留给终点",
+    "area.crop": "裁剪：蒙版及其周围；大图中也细致",
+    "area.whole": "整张：看得全，但粗略",
+    "match.seam": "接缝：按接缝平滑校正（泊松）",
+    "match.none": "无：按模型所画",
     "order.confidence": "把握：先定下模型最有把握的词元，稍带偶然",
     "order.halton": "Halton：先定下彼此远离的位置，不看把握；干净而多样",
 }
 
-CLASSES = (requests.GenerateRequest, requests.ReconstructRequest)
+CLASSES = (requests.GenerateRequest, requests.ReconstructRequest, requests.InpaintRequest)
 
 
 def _rows():
     rows = dict(TABLE)
     for name, chinese in HELP_ZH.items():
-        kind = next(kind for kind in CLASSES if name in kind.__dataclass_fields__)
-        rows[f"{name}.help"] = (requests.control(kind, name)["help"], chinese)
+        rows[f"{name}.help"] = (_control(name)["help"], chinese)
     for key, chinese in CHOICES_ZH.items():
         name, _, choice = key.partition(".")
-        rows[key] = (requests.control(requests.GenerateRequest, name)["choices"][choice], chinese)
+        rows[key] = (_control(name)["choices"][choice], chinese)
     return rows
+
+
+def _control(name):
+    return requests.control(next(kind for kind in CLASSES if name in kind.__dataclass_fields__), name)
 
 
 ROWS = _rows()

@@ -127,7 +127,7 @@ def status(state, request):
 def left(seconds, request):
     """How long something will take, in words."""
     if seconds < 100:
-        return say(request, "left", seconds=round(seconds))
+        return say(request, "left_seconds", seconds=round(seconds))
     return say(request, "left_minutes", minutes=round(seconds / 60))
 
 
@@ -150,6 +150,19 @@ def temporary(name, data):
     path = Path(tempfile.mkdtemp(dir=os.environ["GRADIO_TEMP_DIR"])) / name
     path.write_bytes(data)
     return str(path)
+
+
+def file_of(path):
+    """A file that the browser may fetch, as it stands inside a value."""
+    return {"path": str(path), "meta": {"_type": "gradio.FileData"}}
+
+
+def sent(value):
+    """The path of a file that a browser or a script sent. Raises `BadRequest` for a path that was made up."""
+    path = Path(value.get("path", "")) if isinstance(value, dict) else Path()
+    if not path.is_file() or not path.resolve().is_relative_to(Path(os.environ["GRADIO_TEMP_DIR"]).resolve()):
+        raise BadRequest("There is no picture: send one by `handle_file` of gradio_client.")
+    return path
 
 
 def tokens_button(tokens):

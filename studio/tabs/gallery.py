@@ -18,7 +18,7 @@ from engines.requests import GenerateRequest
 from studio import images
 from studio.gallery import Search, compared, request_of
 from studio.jobs import FINAL
-from studio.tabs.common import guard, left
+from studio.tabs.common import Latest, guard, left
 from studio.tabs.generate import filled
 from studio.texts import say, t
 
@@ -80,7 +80,7 @@ def draw(studio):
                 with gr.Row(elem_classes=["actions", "wrapped"]):
                     sends = {
                         name: gr.Button(t(name), size="sm", elem_id=f"gallery-{name.replace('_', '-')}")
-                        for name in ("use_settings", "to_image", "to_reconstruct", "to_compare")
+                        for name in ("use_settings", "to_image", "to_reconstruct", "to_inpaint", "to_compare")
                     }
                 put = gr.Textbox(
                     label=t("gallery.put"), info=t("gallery.put.help"), max_lines=1, elem_id="gallery-put"
@@ -143,8 +143,13 @@ def wire(studio, parts, parts_of, tabs, demo):
             parts.board: gr.Dropdown(choices["board"]),
         }  # fmt: skip
 
+    looks = Latest()
+
     def from_first(request: gr.Request, *values):
-        return look(0, request, *values)
+        # of two looks at once, of a tab that opens and of a search, the page shows the one that was asked last
+        looks[request.session_hash] = mine = object()
+        found = look(0, request, *values)
+        return found if looks.get(request.session_hash) is mine else gr.skip()
 
     def turn(by):
         def turned(page, request: gr.Request, *values):

@@ -18,9 +18,9 @@ def drawing(tmp_path):
     return tmp_path / "drawing.png"
 
 
-def choose(artist, path):
-    artist.find("#reconstruct-image input[type=file]").set_input_files(path)
-    expect(artist.find("#reconstruct-image").get_by_label("Remove Image")).to_be_visible()
+def choose(artist, path, tab="reconstruct"):
+    artist.find(f"#{tab}-image input[type=file]").set_input_files(path)
+    expect(artist.find(f"#{tab}-image").get_by_label("Remove Image")).to_be_visible()
 
 
 def open_tokens(artist, path):

@@ -32,7 +32,7 @@ ENGLISH, CHINESE = browser("en-GB,en;q=0.9"), browser("zh-CN,zh;q=0.9")
 @pytest.fixture(scope="module")
 def controls(tmp_path_factory):
     """The components of the page by their ids."""
-    studio = SimpleNamespace(home=tmp_path_factory.mktemp("home"), jobs=None, gallery=None)
+    studio = SimpleNamespace(home=tmp_path_factory.mktemp("home"), jobs=None, gallery=None, inputs=None)
     demo = layout.build(studio)
     return {block.elem_id: block for block in demo.blocks.values() if getattr(block, "elem_id", None)}
 

@@ -443,7 +443,7 @@ def test_looks_come_between_two_pictures(jobs, worker):
 def test_the_time_is_told_from_what_was_measured(jobs, worker):
     request = GenerateRequest(prompt="a", steps=10, count=2, width=128, height=64)
     assert jobs.estimate(request) == (None, None)
-    jobs._paces["", "dpmpp_2m"] = 1e-5
+    jobs._paces[GenerateRequest, "", "dpmpp_2m"] = 1e-5
     # with guidance, each step looks twice
     assert jobs.estimate(request)[0] == pytest.approx(2 * 10 * 128 * 64 * 2 * 1e-5)
     worker.hold.clear()

@@ -1,0 +1,283 @@
+"""The Inpaint tab: paint a mask, restore what is under it, change nothing else."""
+
+import secrets
+from types import SimpleNamespace
+
+import gradio as gr
+import numpy as np
+
+from engines import masks
+from engines.errors import BadRequest
+from engines.requests import InpaintRequest, wordless
+from studio import images, wildcards
+from studio.jobs import FINAL
+from studio.mask_painter import SAVED, MaskPainter
+from studio.tabs.common import (
+    Latest,
+    Upload,
+    control,
+    file_of,
+    guard,
+    model_control,
+    named,
+    remembered,
+    sent,
+    status,
+    style_control,
+)
+from studio.texts import say, t
+
+STEPS = 8  # pixels by which a mask grows or shrinks unless another number is asked for
+
+
+def draw(studio):
+    """Draw the tab; returns its parts, the fields of the request under `fields`."""
+    fields = {}
+
+    def add(name, **options):
+        fields[name] = control(InpaintRequest, name, "inpaint", **options)
+
+    with gr.Row(elem_id="inpaint-page", elem_classes="page"):
+        with gr.Column(elem_classes="ask"):
+            image = Upload(
+                type="filepath", format="png", image_mode=None, sources=["upload", "clipboard"], label=t("picture"),
+                elem_id="inpaint-image", elem_classes="upload", height=200,
+            )  # fmt: skip
+            add("prompt", lines=2, max_lines=6, info=t("inpaint.prompt.help"))
+            fields["style"] = style_control("inpaint")
+            with gr.Row(elem_classes="actions"):
+                run = gr.Button(t("inpaint.run"), variant="primary", elem_id="inpaint-run", elem_classes="run")
+                stop = gr.Button(t("stop"), interactive=False, elem_id="inpaint-stop", elem_classes="halt")
+            fields["model"] = model_control(studio.home, "inpaint", "paints.help")
+        with gr.Column(elem_classes=["result", "always"]):
+            gr.Markdown(t("inpaint.empty"), elem_id="inpaint-empty", elem_classes=["hint", "empty"])
+            painter = MaskPainter(elem_id="inpaint-painter")
+            with gr.Row(elem_classes=["actions", "wrapped"]):
+                scratches = gr.Button(t("scratches"), size="sm", elem_id="inpaint-scratches")
+                grow = gr.Button(t("mask.grow"), size="sm", elem_id="inpaint-grow")
+                shrink = gr.Button(t("mask.shrink"), size="sm", elem_id="inpaint-shrink")
+                read = gr.UploadButton(
+                    t("mask.read"), file_types=[".png", ".jpg", ".webp"], size="sm", elem_id="inpaint-read"
+                )
+            with gr.Row():
+                strength = gr.Slider(
+                    0, 1, 0.5, step=0.05, label=t("scratches.strength"), info=t("scratches.help"), buttons=[],
+                    elem_id="inpaint-sensitivity",
+                )  # fmt: skip
+                pixels = gr.Slider(
+                    1, 64, STEPS, step=1, label=t("mask.pixels"), info=t("mask.pixels.help"), buttons=[],
+                    elem_id="inpaint-pixels",
+                )  # fmt: skip
+            line = gr.HTML(elem_id="inpaint-status", elem_classes="line")
+            with gr.Column(visible=False) as made:
+                slider = gr.ImageSlider(
+                    show_label=False, format="png", interactive=False, elem_id="inpaint-slider", elem_classes="stage",
+                    max_height=560,
+                )  # fmt: skip
+                gr.Markdown(t("inpaint.before_after"), elem_classes="hint")
+                proposals = gr.Gallery(
+                    show_label=False, format="png", columns=4, object_fit="contain", interactive=False,
+                    elem_id="inpaint-gallery", elem_classes="stage", height="auto", buttons=["fullscreen"],
+                )  # fmt: skip
+                with gr.Row(elem_classes="actions"):
+                    accept = gr.Button(t("inpaint.accept"), size="sm", variant="primary", elem_id="inpaint-accept")
+                    download = gr.DownloadButton(t("download"), size="sm", elem_id="inpaint-download")
+        with gr.Column(elem_classes="settings"):
+            with gr.Accordion(t("settings"), open=True):
+                with gr.Row():
+                    add("count")
+                    add("steps")
+                with gr.Row():
+                    add("cfg_scale")
+                    add("strength")
+                with gr.Row():
+                    add("seed")
+                    add("feather")
+                fields["area"] = control(InpaintRequest, "area", "inpaint")
+                add("margin")
+                add("match")
+                add("negative")
+            with gr.Accordion(t("new_space"), open=False):
+                gr.Markdown(t("new_space.help"), elem_classes="hint")
+                for pair in (("left", "right"), ("top", "bottom")):
+                    with gr.Row():
+                        for name in pair:
+                            add(name)
+            with gr.Accordion(t("of_diffusion"), open=False):
+                for name in ("sampler", "scheduler", "jumps"):
+                    add(name)
+            with gr.Accordion(t("tokens_more"), open=False):
+                for name in ("order", "temperature", "top_k", "corrections"):
+                    add(name)
+    return SimpleNamespace(
+        fields=fields, image=image, run=run, stop=stop, painter=painter, scratches=scratches, grow=grow, shrink=shrink,
+        read=read, strength=strength, pixels=pixels, line=line, made=made, slider=slider,
+        proposals=proposals, accept=accept, download=download, entries=gr.State([]), chosen=gr.State(0),
+        before=gr.State(None),
+    )  # fmt: skip
+
+
+def wire(studio, parts, parts_of, tabs, demo):
+    """Wire the tab, and the buttons of other tabs that send a picture here."""
+    inputs = studio.inputs
+    # Outside of the tab: a browser reads what it remembers only where it is drawn, and a tab is drawn when visited.
+    key = gr.BrowserState("", storage_key="atelier-inpaint", secret="atelier")
+    job = gr.BrowserState("", storage_key="atelier-inpaint-job", secret="atelier")
+    quiet = {"show_progress": "hidden", "api_visibility": "private"}
+    followed = Latest()
+    results = [parts.made, parts.slider, parts.proposals, parts.download, parts.entries, parts.chosen, parts.before]
+
+    def shown(key):
+        # the value of the painter for a picture
+        mask = inputs.mask(key)
+        return {
+            "key": key,
+            "picture": file_of(inputs.picture(key)),
+            "mask": mask and file_of(mask),
+            "revision": secrets.token_hex(4),
+        }
+
+    def take_up(source):
+        name = inputs.keep(source)
+        return {key: name, parts.made: gr.Column(visible=False), parts.painter: shown(name)}
+
+    def choose(path):
+        if not path:
+            return {key: "", parts.painter: None, parts.made: gr.Column(visible=False)}
+        return take_up(path)
+
+    def opened(name):
+        try:
+            return shown(name) if name and inputs.picture(name).exists() else gr.skip()
+        except BadRequest:
+            return gr.skip()
+
+    def kept(value, request):
+        # the key of the picture on the easel; what was painted on it is kept by then
+        if not value or not value.get("key"):
+            raise BadRequest(say(request, "inpaint.no_picture"))
+        if value.get("painted"):
+            inputs.keep_mask(value["key"], sent(value["painted"]).read_bytes())
+        return value["key"]
+
+    def painted(value, request: gr.Request):
+        if value:
+            kept(value, request)
+
+    def mask_of(name):
+        picture = images.read_picture(inputs.picture(name))
+        path = inputs.mask(name)
+        if path is None:
+            return np.asarray(picture), np.zeros(picture.size[::-1], np.float32)
+        return np.asarray(picture), masks.from_png(path.read_bytes(), picture.size)
+
+    def reshaped(change):
+        def act(value, amount, request: gr.Request):
+            name = kept(value, request)
+            inputs.keep_mask(name, masks.to_png(change(*mask_of(name), amount)))
+            return shown(name)
+
+        return guard(act)
+
+    def read(path, value, request: gr.Request):
+        name = kept(value, request)
+        inputs.keep_mask(name, images.full_bytes(path))
+        return shown(name)
+
+    fields = list(parts.fields.values())
+
+    def submit(request: gr.Request, value, *values):
+        name = kept(value, request)
+        given = named(parts.fields, dict(zip(fields, values, strict=True)))
+        given["prompt"] = wildcards.fill(given["prompt"], studio.home)
+        if wordless(given["prompt"], given["style"]):  # the picture around decides, as the line below the words says
+            given["cfg_scale"] = 1.0
+        mask = inputs.mask(name)
+        given["image"] = inputs.picture(name).read_bytes()
+        given["mask"] = mask.read_bytes() if mask else b""
+        return studio.jobs.submit(InpaintRequest(**given))
+
+    def follow(job, value, request: gr.Request):
+        followed[request.session_hash] = job
+        drawn = 0
+        for state in studio.jobs.watch(job):
+            if followed.get(request.session_hash) != job:
+                return
+            over = state.state in FINAL
+            update = {parts.line: status(state, request), parts.stop: gr.Button(interactive=not over)}
+            if len(state.entries) > drawn:
+                drawn = len(state.entries)
+                update |= show(state.entries, value, 0)
+            if over and state.result is not None:
+                told = say(request, "inpaint.changed", count=state.result.changed)
+                update[parts.line] += f'<div class="status">{told}</div>'
+            yield update
+
+    def show(entries, value, index):
+        paths = [str(entry.path) for entry in entries]
+        before = str(inputs.picture(value["key"])) if value else paths[index]
+        return {
+            parts.made: gr.Column(visible=True),
+            parts.slider: (before, paths[index]),
+            parts.proposals: gr.Gallery([(path, None) for path in paths], visible=len(paths) > 1, selected_index=None),
+            parts.download: gr.DownloadButton(value=paths[index]),
+            parts.entries: [entry.id for entry in entries],
+            parts.chosen: index,
+            parts.before: before,
+        }
+
+    def follow_remembered(job, value, request: gr.Request):
+        # gradio takes a handler that yields nothing for one that empties its outputs
+        yield gr.skip()
+        state = remembered(studio, job)
+        if state and state.state not in FINAL:
+            yield from follow(job, value, request)
+
+    def entry_of(entries, index, request):
+        entry = studio.gallery.get(entries[index]) if entries else None
+        if entry is None:
+            raise BadRequest(say(request, "nothing_chosen"))
+        return entry
+
+    def pick(entries, before, event: gr.SelectData, request: gr.Request):
+        path = str(entry_of(entries, event.index, request).path)
+        return {
+            parts.chosen: event.index,
+            parts.slider: (before or path, path),
+            parts.download: gr.DownloadButton(value=path),
+        }
+
+    def accept(entries, index, request: gr.Request):
+        return take_up(str(entry_of(entries, index, request).path))
+
+    def send(entries, index, request: gr.Request):
+        return accept(entries, index, request) | {tabs: gr.Tabs(selected="inpaint")}
+
+    def send_from_gallery(number, request: gr.Request):
+        return send([number], 0, request)
+
+    taken, generate, gallery = [key, parts.made, parts.painter], parts_of["generate"], parts_of["gallery"]
+    generate.to_inpaint.click(guard(send), [generate.entries, generate.chosen], [*taken, tabs], **quiet)
+    gallery.sends["to_inpaint"].click(guard(send_from_gallery), gallery.chosen, [*taken, tabs], **quiet)
+    parts.image.input(guard(choose), parts.image, taken, **quiet)
+    demo.load(guard(opened), key, parts.painter, **quiet)
+    parts.painter.change(guard(painted), parts.painter, None, **quiet)
+    for button, amount, change in (
+        (parts.scratches, parts.strength, lambda seen, mask, amount: np.maximum(mask, masks.scratches(seen, amount))),
+        (parts.grow, parts.pixels, lambda seen, mask, amount: masks.grow(mask, int(amount))),
+        (parts.shrink, parts.pixels, lambda seen, mask, amount: masks.grow(mask, -int(amount))),
+    ):
+        button.click(reshaped(change), [parts.painter, amount], parts.painter, js=SAVED, **quiet)
+    parts.read.upload(guard(read), [parts.read, parts.painter], parts.painter, **quiet)
+    follower = {
+        "inputs": [job, parts.painter], "outputs": [parts.line, parts.stop, *results], "show_progress": "hidden",
+        "concurrency_limit": None, "api_visibility": "private",
+    }  # fmt: skip
+    asking = parts.run.click(guard(submit), [parts.painter, *fields], job, js=SAVED, **quiet)
+    asking.success(guard(follow), trigger_mode="multiple", **follower)
+    demo.load(guard(follow_remembered), **follower)
+    parts.stop.click(guard(lambda job: studio.jobs.stop(job)), job, None, api_visibility="private")
+    parts.proposals.select(
+        guard(pick), [parts.entries, parts.before], [parts.chosen, parts.slider, parts.download], **quiet
+    )
+    parts.accept.click(guard(accept), [parts.entries, parts.chosen], taken, **quiet)
