@@ -2,11 +2,15 @@
 // of them can be taken back; what is seen is a view of it at the size of the screen, drawn along with each stroke.
 // WORDS, TOOLS and ACTS are written before this by `studio/mask_painter.py`.
 const part = name => element.querySelector(name);
-const COLOUR = 'rgb(234, 88, 12)', KEPT = 200;  // operations that can be taken back
+const COLOUR = 'rgb(236, 0, 200)';  // rare in photographs
+const KEPT = 200;  // operations that can be taken back
 const words = WORDS[navigator.language.startsWith('zh') ? 'zh' : 'en'];
 const mask = document.createElement('canvas'), base = document.createElement('canvas');
-let value = null, picture = null, operations = [], undone = [], stroke = null, tool = 'brush', pending = null, sending = null, timer = 0;
-let size = 40, opacity = 0.55, view = {scale: 1, x: 0, y: 0}, hands = new Map(), grip = null, hidden = false, moving = false;
+let value = null, picture = null, operations = [], undone = [], stroke = null;
+let tool = 'brush', size = 40, opacity = 0.55, hidden = false;
+let view = {scale: 1, x: 0, y: 0}, grip = null, moving = false;
+let pending = null, sending = null, timer = 0;  // the mask on its way to the studio
+const hands = new Map();  // pointers that are down
 
 // ---------------------------------------------------------------- what comes in
 

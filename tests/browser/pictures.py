@@ -15,12 +15,14 @@ from playwright.sync_api import expect, sync_playwright
 
 from tests.browser.artist import PATIENCE, Artist
 from tests.browser.conftest import ARGUMENTS, ROOT, find_browser, running
+from tests.browser.test_inpaint import operations, ready, stroke, take_model
 
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 TABS = {
-    "Generate": "生成", "Reconstruct": "重建", "Compare": "对比", "Gallery": "图库", "Models": "模型", "System": "系统",
+    "Generate": "生成", "Reconstruct": "重建", "Inpaint": "修复", "Compare": "对比", "Gallery": "图库",
+    "Models": "模型", "System": "系统",
 }  # fmt: skip
-SHOWN = ("Generate", "Reconstruct", "Compare", "Gallery")  # in the READMEs
+SHOWN = ("Generate", "Reconstruct", "Inpaint", "Compare", "Gallery")  # in the READMEs
 PROMPTS = ("red heart, glossy", "cat face, flat", "bus, 3d", "apple, cartoon")
 LOOKS = {
     "light": {"viewport": WIDE, "locale": "en-GB", "color_scheme": "light"},
@@ -39,6 +41,14 @@ def work(artist):
         artist.draw()
     artist.find("#generate-to-reconstruct").click()
     artist.reconstruct()
+    artist.tab("Generate")
+    artist.find("#generate-to-inpaint").click()
+    ready(artist)
+    stroke(artist, (128, 128), (52, 60), (76, 72))
+    operations(artist, 1)
+    take_model(artist, "icons-tokens")
+    artist.find("#inpaint-run").click()
+    expect(artist.find("#inpaint-status")).to_contain_text("0 pixels changed outside the mask.")
     artist.tab("Compare")
     artist.find("#compare-prompt textarea").fill("red heart, glossy")
     artist.open("Axes")
