@@ -183,7 +183,8 @@ function keep() {
   const operation = operations.length;
   pending = () => {
     pending = null;
-    return sending = new Promise(resolve => mask.toBlob(resolve)).then(blob => upload(new File([blob], 'mask.png'))).then(sent => {
+    const file = new Promise(resolve => mask.toBlob(resolve)).then(blob => new File([blob], 'mask.png'));
+    return sending = file.then(upload).then(sent => {
       const path = Array.isArray(sent) ? sent[0] : sent;
       props.value = value = {...value, painted: {path: path.path ?? path, meta: {_type: 'gradio.FileData'}}};
       part('.painter').dataset.saved = operation;
@@ -358,7 +359,9 @@ function button(name, kind) {
 
 function take(name) {
   tool = name;
-  for (const made of element.querySelectorAll('[data-tool]')) made.setAttribute('aria-pressed', made.dataset.tool === name);
+  for (const made of element.querySelectorAll('.tools [data-tool]')) {
+    made.setAttribute('aria-pressed', made.dataset.tool === name);
+  }
   easel.dataset.tool = name;
 }
 
@@ -390,7 +393,10 @@ function typing() {
 document.addEventListener('keydown', event => {
   if (!picture || !element.isConnected || !element.offsetParent || typing()) return;
   const key = event.key.toLowerCase();
-  if ((event.ctrlKey || event.metaKey) && key === 'z') { event.preventDefault(); act(event.shiftKey ? 'redo' : 'undo'); }
+  if ((event.ctrlKey || event.metaKey) && key === 'z') {
+    event.preventDefault();
+    act(event.shiftKey ? 'redo' : 'undo');
+  }
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   if (key === '[' || key === ']') resize(size * (key === ']' ? 1.2 : 1 / 1.2));
   if (key === 'o' && !hidden) { hidden = true; look(); }

@@ -1,5 +1,6 @@
 """The Inpaint tab: paint a mask, restore what is under it, change nothing else."""
 
+import re
 import secrets
 from types import SimpleNamespace
 
@@ -28,6 +29,7 @@ from studio.tabs.common import (
 from studio.texts import say, t
 
 STEPS = 8  # pixels by which a mask grows or shrinks unless another number is asked for
+REACH = 60  # of colours, in CIE76, at the highest sensitivity
 
 
 def draw(studio):
@@ -54,12 +56,15 @@ def draw(studio):
             painter = MaskPainter(elem_id="inpaint-painter")
             with gr.Row(elem_classes=["actions", "wrapped"]):
                 scratches = gr.Button(t("scratches"), size="sm", elem_id="inpaint-scratches")
+                transparent = gr.Button(t("transparent"), size="sm", elem_id="inpaint-transparent")
+                coloured = gr.Button(t("of_colour"), size="sm", elem_id="inpaint-of-colour")
                 grow = gr.Button(t("mask.grow"), size="sm", elem_id="inpaint-grow")
                 shrink = gr.Button(t("mask.shrink"), size="sm", elem_id="inpaint-shrink")
                 read = gr.UploadButton(
                     t("mask.read"), file_types=[".png", ".jpg", ".webp"], size="sm", elem_id="inpaint-read"
                 )
             with gr.Row():
+                colour = gr.ColorPicker("#ffffff", label=t("colour"), info=t("colour.help"), elem_id="inpaint-colour")
                 strength = gr.Slider(
                     0, 1, 0.5, step=0.05, label=t("scratches.strength"), info=t("scratches.help"), buttons=[],
                     elem_id="inpaint-sensitivity",
@@ -110,10 +115,10 @@ def draw(studio):
                 for name in ("order", "temperature", "top_k", "corrections"):
                     add(name)
     return SimpleNamespace(
-        fields=fields, image=image, run=run, stop=stop, painter=painter, scratches=scratches, grow=grow, shrink=shrink,
-        read=read, strength=strength, pixels=pixels, line=line, made=made, slider=slider,
-        proposals=proposals, accept=accept, download=download, entries=gr.State([]), chosen=gr.State(0),
-        before=gr.State(None),
+        fields=fields, image=image, run=run, stop=stop, painter=painter, scratches=scratches, transparent=transparent,
+        coloured=coloured, colour=colour, grow=grow, shrink=shrink, read=read, strength=strength, pixels=pixels,
+        line=line, made=made, slider=slider, proposals=proposals, accept=accept, download=download,
+        entries=gr.State([]), chosen=gr.State(0), before=gr.State(None),
     )  # fmt: skip
 
 
@@ -164,17 +169,14 @@ def wire(studio, parts, parts_of, tabs, demo):
         if value:
             kept(value, request)
 
-    def mask_of(name):
-        picture = images.read_picture(inputs.picture(name))
-        path = inputs.mask(name)
-        if path is None:
-            return np.asarray(picture), np.zeros(picture.size[::-1], np.float32)
-        return np.asarray(picture), masks.from_png(path.read_bytes(), picture.size)
-
     def reshaped(change):
-        def act(value, amount, request: gr.Request):
+        # the mask after `change(picture (H, W, 4), mask, *amounts)`
+        def act(request: gr.Request, value, *amounts):
             name = kept(value, request)
-            inputs.keep_mask(name, masks.to_png(change(*mask_of(name), amount)))
+            picture = images.read_picture(inputs.picture(name), transparent=True).convert("RGBA")
+            path = inputs.mask(name)
+            mask = masks.from_png(path.read_bytes(), picture.size) if path else np.zeros(picture.size[::-1], np.float32)
+            inputs.keep_mask(name, masks.to_png(change(np.asarray(picture), mask, *amounts)))
             return shown(name)
 
         return guard(act)
@@ -262,12 +264,18 @@ def wire(studio, parts, parts_of, tabs, demo):
     parts.image.input(guard(choose), parts.image, taken, **quiet)
     demo.load(guard(opened), key, parts.painter, **quiet)
     parts.painter.change(guard(painted), parts.painter, None, **quiet)
-    for button, amount, change in (
-        (parts.scratches, parts.strength, lambda seen, mask, amount: np.maximum(mask, masks.scratches(seen, amount))),
-        (parts.grow, parts.pixels, lambda seen, mask, amount: masks.grow(mask, int(amount))),
-        (parts.shrink, parts.pixels, lambda seen, mask, amount: masks.grow(mask, -int(amount))),
-    ):
-        button.click(reshaped(change), [parts.painter, amount], parts.painter, js=SAVED, **quiet)
+    for button, amounts, change in (
+        (parts.scratches, [parts.strength], lambda seen, share: masks.scratches(seen[..., :3], share)),
+        (parts.transparent, [], lambda seen: masks.transparent(seen[..., 3])),
+        (parts.coloured, [parts.colour, parts.strength],
+         lambda seen, colour, share: masks.of_colour(seen[..., :3], _rgb(colour), REACH * share)),
+    ):  # fmt: skip
+        button.click(reshaped(_added(change)), [parts.painter, *amounts], parts.painter, js=SAVED, **quiet)
+    for button, sign in ((parts.grow, 1), (parts.shrink, -1)):
+        button.click(
+            reshaped(lambda seen, mask, pixels, sign=sign: masks.grow(mask, sign * int(pixels))),
+            [parts.painter, parts.pixels], parts.painter, js=SAVED, **quiet,
+        )  # fmt: skip
     parts.read.upload(guard(read), [parts.read, parts.painter], parts.painter, **quiet)
     follower = {
         "inputs": [job, parts.painter], "outputs": [parts.line, parts.stop, *results], "show_progress": "hidden",
@@ -281,3 +289,14 @@ def wire(studio, parts, parts_of, tabs, demo):
         guard(pick), [parts.entries, parts.before], [parts.chosen, parts.slider, parts.download], **quiet
     )
     parts.accept.click(guard(accept), [parts.entries, parts.chosen], taken, **quiet)
+
+
+def _added(propose):
+    # what is proposed, beside what is painted already
+    return lambda seen, mask, *amounts: np.maximum(mask, propose(seen, *amounts))
+
+
+def _rgb(text):
+    # a colour as pickers of colours give it: #rrggbb, or rgba(r, g, b, a) with parts of numbers
+    found = re.findall(r"\d+(?:\.\d+)?", text) if "(" in text else [int(text[i : i + 2], 16) for i in (1, 3, 5)]
+    return tuple(round(float(part)) for part in found[:3])

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image, ImageChops
 from playwright.sync_api import expect
 
+from engines.requests import SUITED
 from tests.browser.artist import is_one_sentence, pixels, request_in
 
 
@@ -158,13 +159,13 @@ def test_a_model_by_tokens_has_settings_of_its_own(artist):
     artist.find("#generate-model input").click()
     artist.page.get_by_role("option", name="my-tokens").click()
     expect(artist.find("#generate-sampler")).to_be_hidden()
-    expect(artist.find("#generate-steps input[type=number]")).to_have_value("12")
+    expect(artist.find("#generate-steps input[type=number]")).to_have_value(str(SUITED["token-transformer"]["steps"]))
     artist.open("Tokens in detail")
     artist.number("top-k", 5)
     artist.ask("red disc", seed=12)
     request = request_in(artist.draw())
     assert (request["model"], request["top_k"]) == ("my-tokens", 5)
-    expect(artist.find("#generate-details")).to_contain_text("Confidence")
+    expect(artist.find("#generate-details")).to_contain_text("Halton")
     artist.find("#generate-model input").click()
     artist.page.get_by_role("option", name="icons-diffusion").click()
     expect(artist.find("#generate-sampler")).to_be_visible()

@@ -174,6 +174,25 @@ def test_scratches_are_proposed_grown_and_taken_back(artist, tmp_path):
     np.testing.assert_array_equal(mask_of(artist, tmp_path, size), found)
 
 
+def test_transparent_places_and_those_of_a_colour_are_proposed(artist, tmp_path):
+    size = (90, 60)
+    pixels = np.full((60, 90, 4), (40, 120, 200, 255), np.uint8)
+    pixels[:20] = (250, 250, 250, 255)
+    pixels[40:, 60:, 3] = 0
+    Image.fromarray(pixels).save(tmp_path / "cut.png")
+    open_picture(artist, tmp_path / "cut.png")
+    painter = artist.find("#inpaint-painter .painter")
+    artist.find("#inpaint-transparent").click()
+    expect(painter).to_have_attribute("data-operations", "1")
+    expected = np.zeros((60, 90))
+    expected[40:, 60:] = 1
+    np.testing.assert_array_equal(mask_of(artist, tmp_path, size), expected)
+    artist.find("#inpaint-of-colour").click()  # white is set unasked
+    expect(painter).to_have_attribute("data-operations", "2")
+    expected[:20] = 1
+    np.testing.assert_array_equal(mask_of(artist, tmp_path, size), expected)
+
+
 def test_a_drawn_picture_is_restored_and_gone_on_from(artist, tmp_path):
     artist.ask("sun, flat", seed=5)
     artist.draw()
