@@ -17,6 +17,7 @@ class Classical:
     family = FAMILY
     size = 1024  # pixels a side that it works on at most: in time that grows with what is painted
     size_multiple = 1
+    device = "cpu"
 
     def __init__(self, name):
         self.name = name

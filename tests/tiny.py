@@ -95,9 +95,9 @@ def token_generator():
     return model.eval().requires_grad_(False)
 
 
-def latent_diffusion():
+def latent_diffusion(recipe=RECIPE):
     """A model whose every weight counts: nothing in it is zero."""
-    model = diffusion_trainer().model
+    model = diffusion_trainer(recipe).model
     draw = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.unet.parameters():

@@ -66,6 +66,11 @@ class LatentDiffusion(nn.Module):
         return self.latent_mean.device
 
     @property
+    def size(self):
+        """Pixels a side of the pictures that it learned from."""
+        return self.config.size
+
+    @property
     def size_multiple(self):
         """Pixels that both sides of a picture must be a multiple of."""
         return self.first_stage.config.factor * self.config.unet.size_multiple

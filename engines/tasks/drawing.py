@@ -97,15 +97,15 @@ def _words(request, model, count):
     return stages, model.words([prompt.weighted(request.negative.strip())] * count)
 
 
-def guided_denoiser(request, model, levels, sigmas, around, each):
-    """A `model(x, sigma) -> denoised` of a `LatentDiffusion` that follows the words of a request.
+def guided_denoiser(request, model, levels, sigmas, count, each, around=None):
+    """A `model(x, sigma) -> denoised` of a `LatentDiffusion` that follows the words of a request, for `count` rows.
 
-    `levels` are those of all its steps, of which `sigmas` are gone; `around (B, ...)` is what the net is told
-    of the picture, for nets that inpaint.
+    `levels` are those of all its steps, of which `sigmas` are gone; a net that inpaints is told what lies
+    `around (count, ...)`.
     """
     interval = guidance.interval_of_steps(levels, request.cfg_start, request.cfg_end)
-    stages, uncond = _words(request, model, len(around))
-    around = {"concat": around} if model.inpaints else {}
+    stages, uncond = _words(request, model, count)
+    around = {} if around is None else {"concat": around}
     models = []
     for share, conds in stages:
         conds = [(cond | around, weight) for cond, weight in conds]

@@ -10,7 +10,7 @@ from PIL import Image
 from engines import blending, classical, masks, pictures, tensors
 from engines.diffusion import inpainting, samplers, schedules
 from engines.errors import BadPicture, BadRequest
-from engines.requests import InpaintResult, Picture, Progress
+from engines.requests import InpaintResult, Picture
 from engines.tasks import drawing
 from engines.vqgan import decoding
 
@@ -30,27 +30,19 @@ def inpaint(request, model, on_progress=None):
     if model.family != classical.FAMILY:
         drawing.check_words(request, model)
     source, mask = _opened(request)
-    size = model.size if model.family == classical.FAMILY else model.config.size
-    box = _box(request, mask, size)
+    box = _box(request, mask, model.size)
     left, top, right, bottom = box
     here = (slice(top, bottom), slice(left, right))
-    width, height = work = _work_size(box, size, model)
+    width, height = work = _work_size(box, model)
     small = cv2.resize(source[here][..., :3], work, interpolation=_smoothly(box, width))
     strength = _reduced(mask[here], work)
+    x = tensors.from_image(Image.fromarray(small)).to(model.device)
+    hole = torch.from_numpy(strength)[None, None].to(model.device) * request.strength
 
-    if model.family == classical.FAMILY:
-        painted, note = [model.fill(small, strength > 0)] * request.count, ""
-        if on_progress:
-            on_progress(Progress(1, 1))
-    else:
-        x = tensors.from_image(Image.fromarray(small)).to(model.device)
-        hole = torch.from_numpy(strength)[None, None].to(model.device) * request.strength
+    def paint(request, batch, report, each):
+        return PAINT[model.family](request, model, batch, x, hole, report, each)
 
-        def paint(request, batch, report, each):
-            return PAINT[model.family](request, model, batch, x, hole, report, each)
-
-        painted, note = drawing.in_batches(request, work, paint, on_progress)
-
+    painted, note = drawing.in_batches(request, work, paint, on_progress)
     soft = masks.feather(mask, request.feather)
     made = []
     for image, seed in zip(painted, drawing.seeds(request, range(request.count)), strict=True):
@@ -95,10 +87,10 @@ def _box(request, mask, size):
     return masks.around(mask, request.margin, size)
 
 
-def _work_size(box, size, model):
-    """The width and height that a model of `size` works at: about as many pixels as it learned with."""
+def _work_size(box, model):
+    """The width and height that a model works at: about as many pixels as it learned with."""
     width, height = box[2] - box[0], box[3] - box[1]
-    scale = min(size / (width * height) ** 0.5, LONGEST * size / max(width, height))
+    scale = min(model.size / (width * height) ** 0.5, LONGEST * model.size / max(width, height))
     if model.family == classical.FAMILY:
         scale = min(1, scale)
     multiple = model.size_multiple
@@ -147,8 +139,8 @@ def _by_diffusion(request, model, batch, x, strength, report, each):
     seeds = drawing.seeds(request, batch)
     fresh = samplers.noise_sampler_from_seeds(seeds, known.shape[1:], model.device)
     rows = len(batch)
-    around = model.surroundings(x, hole).expand(rows, -1, -1, -1) if model.inpaints else known.expand(rows, -1, -1, -1)
-    denoise = drawing.guided_denoiser(request, model, levels, sigmas, around, each)
+    around = model.surroundings(x, hole).expand(rows, -1, -1, -1) if model.inpaints else None
+    denoise = drawing.guided_denoiser(request, model, levels, sigmas, rows, each, around)
     sampler = inpainting.resampled(samplers.by_name(request.sampler), request.jumps, JUMP)
     latents = sampler(
         inpainting.kept(denoise, known, places, sigmas, len(levels) - 1),
@@ -180,4 +172,15 @@ def _by_tokens(request, model, batch, x, strength, report, each):
     return each(model.decode)(tokens)
 
 
-PAINT = {"latent-diffusion": _by_diffusion, "token-transformer": _by_tokens}
+# ---------------------------------------------------------------- without weights
+
+
+def _by_neighbours(request, model, batch, x, strength, report, each):
+    """Pictures `(B, 3, H, W)` of `x (1, 3, H, W)`, all alike, with the hole filled from its edges."""
+    (picture,) = tensors.to_images(x)
+    filled = model.fill(np.asarray(picture), strength[0, 0].numpy() > 0)
+    report(1, 1, None)
+    return tensors.from_image(Image.fromarray(filled)).expand(len(batch), -1, -1, -1)
+
+
+PAINT = {"latent-diffusion": _by_diffusion, "token-transformer": _by_tokens, classical.FAMILY: _by_neighbours}

@@ -47,6 +47,11 @@ class TokenGenerator(nn.Module):
         self.tokenizer = Tokenizer(config.tokenizer, config.text.context_length)
 
     @property
+    def size(self):
+        """Pixels a side of the pictures that it learned from."""
+        return self.config.size
+
+    @property
     def size_multiple(self):
         """Pixels that both sides of a picture must be a multiple of."""
         return self.first_stage.config.factor

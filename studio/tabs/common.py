@@ -137,6 +137,14 @@ def standing(state, request, line, run, stop):
     return {line: status(state, request), run: gr.Button(interactive=not busy), stop: gr.Button(interactive=busy)}
 
 
+def chosen_entry(studio, entries, index, request):
+    """The picture at `index` of the ids `entries` that a page shows. Raises `BadRequest` where there is none."""
+    entry = studio.gallery.get(entries[index]) if entries else None
+    if entry is None:
+        raise BadRequest(say(request, "nothing_chosen"))
+    return entry
+
+
 def remembered(studio, job):
     """The state of a job that a browser remembers, or None: it may be of another home."""
     try:

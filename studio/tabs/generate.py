@@ -13,7 +13,18 @@ from engines.text.prompt import readings
 from studio import gallery, images, wildcards
 from studio.jobs import FINAL
 from studio.tabs import browser, queue
-from studio.tabs.common import Latest, Upload, control, guard, model_control, named, remembered, status, style_control
+from studio.tabs.common import (
+    Latest,
+    Upload,
+    chosen_entry,
+    control,
+    guard,
+    model_control,
+    named,
+    remembered,
+    status,
+    style_control,
+)
 from studio.texts import say, t
 
 EXAMPLES = ("cat face, flat", "bus, 3d", "red heart, glossy", "man mage, 3d", "苹果，卡通", "太阳，立体")
@@ -216,30 +227,24 @@ def wire(studio, parts, parts_of, tabs, demo):
             yield from follow(job, request)
 
     def choose(entries, event: gr.SelectData, request: gr.Request):
-        entry = chosen(entries, event.index, request)
+        entry = chosen_entry(studio, entries, event.index, request)
         return {
             parts.chosen: event.index,
             parts.details: details(studio, entry, request),
             parts.download: gr.DownloadButton(value=str(entry.path), interactive=True),
         }
 
-    def chosen(entries, index, request):
-        entry = studio.gallery.get(entries[index]) if entries else None
-        if entry is None:
-            raise BadRequest(say(request, "nothing_chosen"))
-        return entry
-
     def use_seed(entries, index, request: gr.Request):
-        return chosen(entries, index, request).seed, False
+        return chosen_entry(studio, entries, index, request).seed, False
 
     def send(entries, index, request: gr.Request):
-        return str(chosen(entries, index, request).path), gr.Tabs(selected="reconstruct")
+        return str(chosen_entry(studio, entries, index, request).path), gr.Tabs(selected="reconstruct")
 
     def start_from(entries, index, request: gr.Request):
-        return str(chosen(entries, index, request).path), gr.Accordion(open=True)
+        return str(chosen_entry(studio, entries, index, request).path), gr.Accordion(open=True)
 
     def use_settings(entries, index, request: gr.Request):
-        return filled(studio, parts, chosen(entries, index, request).record, request)
+        return filled(studio, parts, chosen_entry(studio, entries, index, request).record, request)
 
     def read_settings(path, request: gr.Request):
         return filled(studio, parts, images.read_record(path), request)

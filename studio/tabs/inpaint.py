@@ -16,6 +16,7 @@ from studio.mask_painter import SAVED, MaskPainter
 from studio.tabs.common import (
     Latest,
     Upload,
+    chosen_entry,
     control,
     file_of,
     guard,
@@ -235,14 +236,8 @@ def wire(studio, parts, parts_of, tabs, demo):
         if state and state.state not in FINAL:
             yield from follow(job, value, request)
 
-    def entry_of(entries, index, request):
-        entry = studio.gallery.get(entries[index]) if entries else None
-        if entry is None:
-            raise BadRequest(say(request, "nothing_chosen"))
-        return entry
-
     def pick(entries, before, event: gr.SelectData, request: gr.Request):
-        path = str(entry_of(entries, event.index, request).path)
+        path = str(chosen_entry(studio, entries, event.index, request).path)
         return {
             parts.chosen: event.index,
             parts.slider: (before or path, path),
@@ -250,7 +245,7 @@ def wire(studio, parts, parts_of, tabs, demo):
         }
 
     def accept(entries, index, request: gr.Request):
-        return take_up(str(entry_of(entries, index, request).path))
+        return take_up(str(chosen_entry(studio, entries, index, request).path))
 
     def send(entries, index, request: gr.Request):
         return accept(entries, index, request) | {tabs: gr.Tabs(selected="inpaint")}

@@ -1,5 +1,7 @@
 """Painting into what is known: exact for any sampler, and beside the peer's inpainting pipeline."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionInpaintPipeline, UNet2DConditionModel
@@ -70,7 +72,7 @@ def test_a_place_is_painted_for_its_share_of_the_steps_the_last_ones(known):
     for sigma in sigmas[:-1]:
         answers.append(painted(known, sigma.expand(2)) == 99)
     assert torch.equal(torch.stack(answers).sum(0), (strength * 10).round().long().expand(2, 1, 4, 4))
-    for before, after in zip(answers, answers[1:], strict=False):
+    for before, after in pairwise(answers):
         assert (after | ~before).all()
 
 
