@@ -23,7 +23,7 @@ function load() {
   const same = before && before.key === value.key && picture;
   const next = same ? picture : new Image();
   const ready = async () => {
-    const there = value.mask ? await fetched(`${value.mask.url}?${value.revision}`) : null;  // not one of before
+    const there = value.mask ? await fetched(value.mask.url) : null;
     if (same) {
       operate({kind: 'image', image: there});
     } else {

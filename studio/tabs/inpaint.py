@@ -26,6 +26,7 @@ from studio.tabs.common import (
     sent,
     status,
     style_control,
+    temporary,
 )
 from studio.texts import say, t
 
@@ -130,12 +131,16 @@ def wire(studio, parts, parts_of, tabs, demo):
     key = gr.BrowserState("", storage_key="atelier-inpaint", secret="atelier")
     job = gr.BrowserState("", storage_key="atelier-inpaint-job", secret="atelier")
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
+    # what writes masks goes one after the other, as it was asked: an older one never comes over a newer one
+    in_order = quiet | {"concurrency_id": "masks", "concurrency_limit": 1}
     followed = Latest()
     results = [parts.made, parts.slider, parts.proposals, parts.download, parts.entries, parts.chosen, parts.before]
 
     def shown(key):
-        # the value of the painter for a picture
+        # the value of the painter for a picture; the mask is a copy, as it is now: the next stroke may come before
+        # the browser has fetched it
         mask = inputs.mask(key)
+        mask = mask and temporary("mask.png", mask.read_bytes())
         return {
             "key": key,
             "picture": file_of(inputs.picture(key)),
@@ -258,25 +263,25 @@ def wire(studio, parts, parts_of, tabs, demo):
     gallery.sends["to_inpaint"].click(guard(send_from_gallery), gallery.chosen, [*taken, tabs], **quiet)
     parts.image.input(guard(choose), parts.image, taken, **quiet)
     demo.load(guard(opened), key, parts.painter, **quiet)
-    parts.painter.change(guard(painted), parts.painter, None, **quiet)
+    parts.painter.change(guard(painted), parts.painter, None, **in_order)
     for button, amounts, change in (
         (parts.scratches, [parts.strength], lambda seen, share: masks.scratches(seen[..., :3], share)),
         (parts.transparent, [], lambda seen: masks.transparent(seen[..., 3])),
         (parts.coloured, [parts.colour, parts.strength],
          lambda seen, colour, share: masks.of_colour(seen[..., :3], _rgb(colour), REACH * share)),
     ):  # fmt: skip
-        button.click(reshaped(_added(change)), [parts.painter, *amounts], parts.painter, js=SAVED, **quiet)
+        button.click(reshaped(_added(change)), [parts.painter, *amounts], parts.painter, js=SAVED, **in_order)
     for button, sign in ((parts.grow, 1), (parts.shrink, -1)):
         button.click(
             reshaped(lambda seen, mask, pixels, sign=sign: masks.grow(mask, sign * int(pixels))),
-            [parts.painter, parts.pixels], parts.painter, js=SAVED, **quiet,
+            [parts.painter, parts.pixels], parts.painter, js=SAVED, **in_order,
         )  # fmt: skip
-    parts.read.upload(guard(read), [parts.read, parts.painter], parts.painter, **quiet)
+    parts.read.upload(guard(read), [parts.read, parts.painter], parts.painter, **in_order)
     follower = {
         "inputs": [job, parts.painter], "outputs": [parts.line, parts.stop, *results], "show_progress": "hidden",
         "concurrency_limit": None, "api_visibility": "private",
     }  # fmt: skip
-    asking = parts.run.click(guard(submit), [parts.painter, *fields], job, js=SAVED, **quiet)
+    asking = parts.run.click(guard(submit), [parts.painter, *fields], job, js=SAVED, **in_order)
     asking.success(guard(follow), trigger_mode="multiple", **follower)
     demo.load(guard(follow_remembered), **follower)
     parts.stop.click(guard(lambda job: studio.jobs.stop(job)), job, None, api_visibility="private")
