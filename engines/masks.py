@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from engines import pictures
 from engines.errors import BadPicture, BadRequest
 
 
@@ -35,9 +36,7 @@ def from_png(data, size):
 
 def to_png(mask):
     """The mask as the bytes of a grey PNG, white = repaint."""
-    stream = io.BytesIO()
-    Image.fromarray(np.round(mask * 255).astype(np.uint8)).save(stream, "PNG")
-    return stream.getvalue()
+    return pictures.to_png(Image.fromarray(np.round(mask * 255).astype(np.uint8)))
 
 
 # ---------------------------------------------------------------- shape

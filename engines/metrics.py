@@ -15,9 +15,15 @@ def psnr(x, y):
     return 10 * math.log10(4 / error) if error else math.inf
 
 
-def ssim(x, y):
-    """Mean structural similarity (Wang et al., 2004) of pictures `(B, 3, H, W)` in [-1, 1], each side at least 11."""
-    return structural_similarity_index_measure(y, x, data_range=2.0).item()
+def ssim(x, y, where=None):
+    """Mean structural similarity (Wang et al., 2004) of pictures `(B, 3, H, W)` in [-1, 1], each side at least 11.
+
+    With a mask `where (B, 1, H, W)` bool only the windows count whose middle is in it.
+    """
+    if where is None:
+        return structural_similarity_index_measure(y, x, data_range=2.0).item()
+    _, each = structural_similarity_index_measure(y, x, data_range=2.0, return_full_image=True)
+    return each[where.expand_as(each)].mean().item()
 
 
 class RandomPerceptual(nn.Module):
@@ -25,7 +31,8 @@ class RandomPerceptual(nn.Module):
 
     No weights are needed: a network with random weights already compares structure rather than
     pixels (arXiv 2103.10571). Features are normalised over channels as in LPIPS (Zhang et al., 2018).
-    `(B, 3, H, W)` twice to a scalar. The same `seed` gives the same network everywhere.
+    `(B, 3, H, W)` twice to a scalar, the mean over all places or, with a mask `where (B, 1, H, W)` bool, over
+    those in it. The same `seed` gives the same network everywhere.
     """
 
     def __init__(self, widths=(32, 64, 128), seed=0):
@@ -47,10 +54,15 @@ class RandomPerceptual(nn.Module):
             maps.append(x)
         return maps
 
-    def forward(self, x, y):
+    def forward(self, x, y, where=None):
         distance = 0.0
         for a, b in zip(self.features(x), self.features(y), strict=True):
-            distance = distance + (F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(1).mean()
+            each = (F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(1, keepdim=True)
+            if where is not None:
+                # as much of a place as is in the mask
+                share = F.adaptive_avg_pool2d(where.to(each), each.shape[-2:])
+                each = each * share / share.mean()
+            distance = distance + each.mean()
         return distance / len(self.stages)
 
 

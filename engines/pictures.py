@@ -16,6 +16,13 @@ def from_png(data, mode="RGB"):
         raise BadPicture("The picture of this request cannot be read; choose it again.") from error
 
 
+def to_png(image):
+    """A picture as the bytes of a request."""
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()
+
+
 def fit(image, width, height):
     """`image` scaled to cover `width x height` and cropped at its middle."""
     scale = max(width / image.width, height / image.height)

@@ -1,11 +1,9 @@
 """Small models with random weights and small pictures, for tests of what surrounds them."""
 
-import io
-
 import numpy as np
 import torch
 
-from engines import requests
+from engines import pictures, requests
 from engines.checkpoints import files, models
 from engines.diffusion.unet import UNetConfig
 from engines.training.clip import CLIPRecipe, CLIPTrainer
@@ -108,9 +106,7 @@ def latent_diffusion(recipe=RECIPE):
 
 def png(image):
     """A picture as a request holds it."""
-    stream = io.BytesIO()
-    image.save(stream, "PNG")
-    return stream.getvalue()
+    return pictures.to_png(image)
 
 
 def request(**fields):

@@ -28,12 +28,17 @@ class CaptionedRecipe:
     context_length: int = 24  # tokens of a caption, start and end included
     size: int = 128  # pixels of the pictures
     batch: int
-    variants: int = 2  # encoded versions of each picture: an icon first on white, then on random backgrounds
+    variants: int = 2  # encoded versions of each icon: first on white, then on random backgrounds
+    photo_variants: int = 16  # of each photograph: windows of any size, every other one mirrored
     photo_share: float = 0.03  # of a batch, where the folder has both icons and photographs
-    flip_share: float = 0.0  # of the variants; letters and maps do not like it
+    flip_share: float = 0.0  # of the variants of icons; letters and maps do not like it
     caption_dropout: float = 0.0  # share of captions replaced by nothing
     chinese_share: float = 0.35  # of the captions that have a Chinese text
     seed: int = 0
+
+    def odds(self):
+        """For each row of a batch, how likely it is a photograph, and how likely its caption is empty."""
+        return [(self.photo_share, self.caption_dropout)] * self.batch
 
 
 @dataclass(frozen=True)
@@ -66,28 +71,22 @@ class CaptionedLatents:
 
     def __init__(self, recipe, examples, first_stage, device, report=None):
         self.recipe, self.first_stage, self.device = recipe, first_stage, device
-        self.rows = self._variants(data.not_held_out(examples), recipe.variants, report)
+        self.rows = self._variants(data.not_held_out(examples), (recipe.variants, recipe.photo_variants), report)
         held_out = [example for example in examples if example.held_out]
-        self.held_out = self._variants(data.evenly(held_out, HELD_OUT), 1, None)
+        self.held_out = self._variants(data.evenly(held_out, HELD_OUT), (1, 1), None)
         icons = [i for i, row in enumerate(self.rows) if row.is_icon]
         photos = [i for i, row in enumerate(self.rows) if not row.is_icon]
         self._pools = [pool for pool in (icons, photos) if pool]
 
     @torch.no_grad()
-    def _variants(self, examples, variants, report, chunk=32):
-        """Every example encoded `variants` times, on white first, as a list of `Variant`."""
+    def _variants(self, examples, counts, report, chunk=32):
+        """Every icon and every photograph encoded so many times, as a list of `Variant`."""
         rng = np.random.default_rng([self.recipe.seed, 1])
         rows = []
-        for example, number in itertools.product(examples, range(variants)):
+        for example in examples:
             is_icon = example.pixels.shape[2] == 4
-            background = "white" if is_icon else ""
-            if is_icon and number:
-                background = list(BACKGROUNDS)[1 + rng.integers(len(BACKGROUNDS) - 1)]
-            pixels = data.crop(example.pixels, self.recipe.size, rng)
-            pixels = data.on_background(pixels, BACKGROUNDS.get(background))
-            if rng.random() < self.recipe.flip_share:
-                pixels = pixels[:, ::-1]
-            rows.append(Variant(example, np.ascontiguousarray(pixels), background, is_icon))
+            make = self._icon if is_icon else self._photograph
+            rows += [make(example, number, rng) for number in range(counts[not is_icon])]
         for first in range(0, len(rows), chunk):
             part = rows[first : first + chunk]
             latents = self.first_stage.encode(to_tensor([row.pixels for row in part], self.device)).cpu()
@@ -95,6 +94,20 @@ class CaptionedLatents:
             if report:
                 report({"encoded": first + len(part), "of": len(rows)})
         return rows
+
+    def _icon(self, example, number, rng):
+        """On white first, then on a random background."""
+        background = list(BACKGROUNDS)[1 + rng.integers(len(BACKGROUNDS) - 1)] if number else "white"
+        pixels = data.crop(example.pixels, self.recipe.size, rng)
+        pixels = data.on_background(pixels, BACKGROUNDS[background])
+        if rng.random() < self.recipe.flip_share:
+            pixels = pixels[:, ::-1]
+        return Variant(example, np.ascontiguousarray(pixels), background, is_icon=True)
+
+    def _photograph(self, example, number, rng):
+        """A window of any size, reduced to that of the training."""
+        pixels = data.window(example.pixels, self.recipe.size, rng)
+        return Variant(example, np.ascontiguousarray(pixels[:, ::-1] if number % 2 else pixels), "", is_icon=False)
 
     def spread(self):
         """Mean of each channel and the one standard deviation of the latents."""
@@ -119,7 +132,7 @@ class CaptionedLatents:
     def vocabulary(self):
         """A tokenizer learned from the captions, and the text encoder's shape that goes with it."""
         recipe = self.recipe
-        examples = [row.example for row in self.rows[:: recipe.variants]]
+        examples = {id(row.example): row.example for row in self.rows}.values()
         names = list(PHOTOGRAPH) + [
             compose(text, example.style, background)
             for example in examples
@@ -143,11 +156,11 @@ class CaptionedLatents:
         """The batch of one step, from the step's number alone: variants, their captions, and a generator for more."""
         rng = np.random.default_rng([self.recipe.seed, 2, index])
         rows, captions = [], []
-        for _ in range(self.recipe.batch):
-            pool = self._pools[-1 if rng.random() < self.recipe.photo_share else 0]
+        for photo_share, caption_dropout in self.recipe.odds():
+            pool = self._pools[-1 if rng.random() < photo_share else 0]
             row = self.rows[pool[rng.integers(len(pool))]]
             rows.append(row)
-            captions.append("" if rng.random() < self.recipe.caption_dropout else self.caption(row, rng))
+            captions.append("" if rng.random() < caption_dropout else self.caption(row, rng))
         return rows, captions, rng
 
     def caption(self, row, rng):

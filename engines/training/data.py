@@ -152,6 +152,13 @@ def crop(pixels, side, rng):
     return pixels[top : top + side, left : left + side]
 
 
+def window(pixels, side, rng):
+    """A random square window at least `side` wide, at any place and of any size, reduced to `side x side`."""
+    width = int(rng.integers(side, min(pixels.shape[:2]), endpoint=True))
+    cut = Image.fromarray(crop(pixels, width, rng))
+    return np.asarray(cut.resize((side, side), Image.Resampling.LANCZOS))
+
+
 def evenly(rows, count):
     """Up to `count` of `rows`, as far apart as they can be."""
     count = min(count, len(rows))

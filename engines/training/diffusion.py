@@ -23,11 +23,24 @@ class DiffusionRecipe(CaptionedRecipe):
     prediction: str = "flow"
     batch: int = 32
     rate: float = 8e-4  # peak learning rate
-    mask_share: float = 0.0625  # of a batch that learns to inpaint; the rest draws from words alone
+    mask_share: float = 0.375  # of a batch that learns to inpaint; the rest draws from words alone
+    masked_photo_share: float = 0.5  # of those; what people restore is mostly photographs
+    masked_caption_dropout: float = 0.5  # of those; a restoration has words only now and then
     caption_dropout: float = 0.1  # for guidance
     time_mean: float = 1.6  # of the logit of the training times; above 0 favours high noise
+    masked_time_mean: float = 0.6  # where the picture around is known, words decide less
     time_std: float = 1.2
+    known_weight: float = 0.1  # of an error where the picture is known, against 1 where it is to be painted
     ema_decay: float = 0.999
+
+    @property
+    def masked(self):
+        """How many rows of a batch, the last ones, have holes to fill."""
+        return round(self.mask_share * self.batch)
+
+    def odds(self):
+        whole = super().odds()[self.masked :]
+        return whole + [(self.masked_photo_share, self.masked_caption_dropout)] * self.masked
 
 
 class DiffusionTrainer(DrawingTrainer):
@@ -57,7 +70,9 @@ class DiffusionTrainer(DrawingTrainer):
     def loss(self, rows, captions, rng):
         # Logit-normal times (Esser et al., 2024, section 3.1), here towards high noise: it is there that
         # words decide, and what a little noise hides is learned long before.
-        logits = self.recipe.time_mean + self.recipe.time_std * torch.randn(len(rows))
+        means = torch.full((len(rows),), self.recipe.time_mean)
+        means[len(rows) - self.recipe.masked :] = self.recipe.masked_time_mean
+        logits = means + self.recipe.time_std * torch.randn(len(rows))
         t = 1 + 998 * torch.sigmoid(logits).to(self.device)
         n = torch.randn(len(rows), *rows[0].encoded.shape).to(self.device)
         return self.denoising_loss(rows, captions, self.surroundings(rows, rng), t, n)
@@ -68,7 +83,10 @@ class DiffusionTrainer(DrawingTrainer):
         return self.denoising_loss(rows, captions, self.blank.expand(len(rows), -1, -1, -1), t, n)
 
     def denoising_loss(self, rows, captions, concat, t, n):
-        """Mean squared error of the net's raw output, at times `t (B,)` with noise `n (B, C, h, w)`."""
+        """Mean squared error of the net's raw output, at times `t (B,)` with noise `n (B, C, h, w)`.
+
+        Beside a hole `known_weight` counts, so that a scratch is not lost in what the net only has to copy.
+        """
         x0 = torch.stack([row.encoded for row in rows]).to(self.device)
         sigma = self.model.noise.sigma(t)
         x = x0 + sigma.view(-1, 1, 1, 1) * n
@@ -76,11 +94,13 @@ class DiffusionTrainer(DrawingTrainer):
         with autocast(self.device):
             words = self.model.words(captions)
             raw = self.model.unet(c_in * x, self.model.noise.t(sigma), concat=concat, **words)
-        return (raw.float() - self.denoiser.target(x0, n, sigma)).square().mean()
+        weight = torch.where(concat[:, :1] > 0, 1, self.recipe.known_weight)
+        weight = weight / weight.mean((1, 2, 3), keepdim=True)
+        return (weight * (raw.float() - self.denoiser.target(x0, n, sigma)).square()).mean()
 
     def surroundings(self, rows, rng):
-        """Whole pictures to draw, and at the end of the batch `mask_share` of them with holes to fill."""
-        masked = round(self.recipe.mask_share * len(rows))
+        """Whole pictures to draw, and at the end of the batch those with holes to fill."""
+        masked = self.recipe.masked
         blank = self.blank.expand(len(rows) - masked, -1, -1, -1)
         if not masked:
             return blank

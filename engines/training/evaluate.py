@@ -16,7 +16,7 @@ from engines import catalog, metrics, pictures, requests, tensors
 from engines.engine import Engine
 from engines.errors import BadRequest
 from engines.text.captions import compose
-from engines.training import data, quality
+from engines.training import data, quality, restoration
 from engines.vqgan import decoding
 from engines.vqgan.quantizer import usage
 
@@ -220,6 +220,7 @@ def _drawer(model, folder, out):
     measures = quality.measure(folder.bench(size), model, say)
     figures = {"prompts": len(chosen), "held_out_prompts": sum(e.held_out for e in chosen), "loss": losses}
     figures["quality"] = measures
+    figures["restoration"] = restoration.measure(model, folder.examples(size), size, out, say)
     chinese = "English and Chinese, seeds 0 and 1 each:\n\n![Chinese](chinese.png)\n\n" if both else ""
     measured = ", ".join(f"{value:.4f} on {len(sides[name])} pictures {name}" for name, value in losses.items())
     body = (
@@ -230,6 +231,7 @@ def _drawer(model, folder, out):
         f"![Prompts](prompts.png)\n\nThe style word, one seed:\n\n![Styles](styles.png)\n\n{chinese}"
         "Drawn, and beside it the three nearest training pictures by colour on a grid of 16x16:\n\n"
         f"![Nearest](nearest.png)\n\n## Measures\n\n{quality.table(measures)}\n"
+        f"## Restoration\n\n{restoration.described(figures['restoration'])}"
         f"## Loss\n\n{meaning} at 16 even times, on white: {measured}.\n"
     )
     return figures, body

@@ -8,12 +8,13 @@ import torch
 
 from engines.errors import BadRequest
 from engines.text.captions import BACKGROUNDS
+from engines.training import data
 from engines.training.captioned import CaptionedLatents
 from tests import tiny
 
 
 def latents(examples=None):
-    recipe = dataclasses.replace(tiny.RECIPE, caption_dropout=0.1)
+    recipe = dataclasses.replace(tiny.TOKEN_RECIPE, caption_dropout=0.1)
     return CaptionedLatents(recipe, examples or tiny.examples(), tiny.vqgan(), torch.device("cpu"))
 
 
@@ -56,12 +57,37 @@ def test_some_captions_are_left_empty():
     assert 0.06 < captions.count("") / len(captions) < 0.14
 
 
+def test_each_row_of_a_batch_is_drawn_by_its_own_odds():
+    class Halves(type(tiny.TOKEN_RECIPE)):
+        def odds(self):
+            return [(0.0, 0.0), (1.0, 1.0)]
+
+    recipe = Halves(**dataclasses.asdict(tiny.TOKEN_RECIPE))
+    pictures = CaptionedLatents(recipe, tiny.examples(), tiny.vqgan(), torch.device("cpu"))
+    for index in range(20):
+        (icon, photograph), (said, unsaid), _ = pictures.draw(index)
+        assert icon.is_icon and not photograph.is_icon and said and not unsaid
+
+
 def test_many_held_out_pictures_are_taken_evenly(monkeypatch):
     monkeypatch.setattr("engines.training.captioned.HELD_OUT", 2)
     names = [example.name for example in tiny.examples(count=60) if example.held_out]
     assert len(names) > 4
     found = [row.example.name for row in latents(tiny.examples(count=60)).held_out]
     assert found == [names[0], names[len(names) // 2]]
+
+
+def test_photographs_are_seen_through_many_windows_every_other_mirrored():
+    slope = np.tile(np.linspace(0, 255, 96).astype(np.uint8)[None, :, None], (64, 1, 3))
+    example = data.Example(name="photograph.jpg", pixels=slope)
+    assert not example.held_out
+    rows = latents([example]).rows
+    assert len(rows) == tiny.TOKEN_RECIPE.photo_variants
+    assert all(row.pixels.shape == (32, 32, 3) for row in rows)
+    steps = [row.pixels[0, -1, 0].astype(int) - row.pixels[0, 0, 0] for row in rows]
+    assert all((step > 0) == (number % 2 == 0) for number, step in enumerate(steps))
+    assert len({abs(step) for step in steps}) > 4  # windows of many sizes
+    assert min(map(abs, steps)) >= 255 * 31 / 95 - 3 and max(map(abs, steps)) <= 255 * 63 / 95 + 3
 
 
 def test_a_photograph_without_a_caption_is_said_to_be_one():

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from engines.errors import BadRequest
+from engines.masks import bounds
 from engines.training.diffusion import DiffusionTrainer
-from engines.training.masks import random_mask
+from engines.training.masks import KINDS, random_mask
 from tests import tiny
 
 
@@ -48,7 +49,8 @@ def test_a_text_encoder_of_another_width_is_refused():
 
 
 def test_the_denoiser_trains_mostly_at_high_noise(monkeypatch):
-    trainer = tiny.diffusion_trainer(dataclasses.replace(tiny.RECIPE, batch=64, time_mean=1.0, time_std=1.2))
+    recipe = dataclasses.replace(tiny.RECIPE, batch=96, mask_share=1 / 3, time_mean=1.0, masked_time_mean=-0.5)
+    trainer = tiny.diffusion_trainer(recipe)
     times = []
 
     def loss(rows, captions, concat, t, n):
@@ -58,10 +60,11 @@ def test_the_denoiser_trains_mostly_at_high_noise(monkeypatch):
     monkeypatch.setattr(trainer, "denoising_loss", loss)
     for index in range(30):
         trainer.step(index, 1.0)
-    t = torch.cat(times)
-    logits = ((t - 1) / 998).logit()
+    t = torch.stack(times)
     assert t.min() > 0 and t.max() < 1000
-    assert logits.mean().item() == pytest.approx(1.0, abs=0.1) and logits.std().item() == pytest.approx(1.2, abs=0.1)
+    logits = ((t - 1) / 998).logit()
+    for rows, mean in ((logits[:, :64], 1.0), (logits[:, 64:], -0.5)):  # whole pictures, and those with holes
+        assert rows.mean().item() == pytest.approx(mean, abs=0.1) and rows.std().item() == pytest.approx(1.2, abs=0.1)
 
 
 def test_a_share_of_each_batch_has_holes():
@@ -71,13 +74,42 @@ def test_a_share_of_each_batch_has_holes():
     assert [bool((mask == 1).all()) for mask in told[:, 0]] == [True, True, True, False]
 
 
+def test_what_is_to_be_painted_counts_and_what_is_known_a_little():
+    trainer = tiny.diffusion_trainer(dataclasses.replace(tiny.RECIPE, known_weight=0.25))
+    rows, captions, _ = trainer.pictures.draw(0)
+    rows, captions = rows[:1], captions[:1]
+    n = torch.randn(1, *rows[0].encoded.shape)
+    hole = torch.zeros(1, 1, *n.shape[2:])
+    hole[..., :2] = 1
+    concat = torch.cat([hole, torch.zeros_like(n)], dim=1)
+    t = torch.tensor([500.0])
+    trainer.model.unet.out[2].weight.data.zero_()  # the net answers nothing: the error is the target
+    sigma = trainer.model.noise.sigma(t)
+    error = trainer.denoiser.target(rows[0].encoded[None], n, sigma).square()
+    inside, beside = error[..., :2].sum(), error[..., 2:].sum()
+    weights = n[..., :2].numel() + 0.25 * n[..., 2:].numel()
+    loss = trainer.denoising_loss(rows, captions, concat, t, n)
+    assert loss.item() == pytest.approx(((inside + 0.25 * beside) / weights).item(), rel=1e-5)
+
+
 @pytest.mark.parametrize("side", [32, 128])
 def test_masks_hide_something_and_are_many(side):
-    masks = [random_mask(side, np.random.default_rng(seed)) for seed in range(40)]
-    assert all(mask.shape == (side, side) and set(np.unique(mask)) <= {0.0, 1.0} for mask in masks)
-    shares = [mask.mean() for mask in masks]
-    assert min(shares) > 0 and 0.1 < np.mean(shares) < 0.7
-    assert all(not np.array_equal(a, b) for a, b in itertools.pairwise(masks))
+    shares = {}
+    for kind in KINDS:
+        masks = [random_mask(side, np.random.default_rng(seed), (kind,)) for seed in range(40)]
+        assert all(mask.shape == (side, side) and set(np.unique(mask)) <= {0.0, 1.0} for mask in masks)
+        assert all(not np.array_equal(a, b) for a, b in itertools.pairwise(masks))
+        shares[kind] = np.mean([mask.mean() for mask in masks])
+    assert 0.01 < shares["scratches"] < 0.12 and 0.05 < shares["strokes"] < shares["blocks"] < shares["borders"] < 0.5
+
+
+def test_a_mask_of_borders_leaves_a_window():
+    for seed in range(40):
+        mask = random_mask(64, np.random.default_rng(seed), ("borders",))
+        left, top, right, bottom = bounds(1 - mask)
+        assert not mask[top:bottom, left:right].any()
+        edges = left > 0, top > 0, right < 64, bottom < 64
+        assert 1 <= sum(edges) <= 3
 
 
 def test_a_folder_that_is_all_held_out_is_refused():

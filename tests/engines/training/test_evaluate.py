@@ -57,7 +57,9 @@ def test_a_card_of_a_model_that_draws(make, folder, tmp_path, monkeypatch):
     assert "What nobody measures." in card and f"{figures['loss']['seen']:.4f} on " in card
     drawn = figures["quality"]["distances"]["drawn"]["judge"]
     assert f"| drawn | {drawn['KID']:.3f} | {drawn['MMD']:.3f} |" in card
-    for name in ("prompts", "styles", "chinese", "nearest"):
+    wide = figures["restoration"]["icons"]["wide"]["Telea"]
+    assert f"| icons, wide | Telea | {wide['psnr']:.2f} dB |" in card
+    for name in ("prompts", "styles", "chinese", "nearest", "restored-icons"):
         assert f"({name}.png)" in card
         assert len(Image.open(tmp_path / "card" / f"{name}.png").convert("RGB").getcolors(1 << 20)) > 2
 
