@@ -67,14 +67,15 @@ def bounds(mask):
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def around(mask, margin, least):
+def around(mask, margin, least, rim=0):
     """A square round `bounds`, with a share `margin` of its longer side more on each side, and `least` pixels wide.
 
-    What would reach over an edge of the picture is taken at the other side, as far as there is room.
+    At least `rim` pixels are on each side. What would reach over an edge of the picture is taken at the other
+    side, as far as there is room.
     """
     left, top, right, bottom = bounds(mask)
     longer = max(right - left, bottom - top)
-    side = max(least, longer + 2 * round(margin * longer))
+    side = max(least, longer + 2 * max(round(margin * longer), rim))
     height, width = mask.shape
     left, right = _widened(left, right, side, width)
     top, bottom = _widened(top, bottom, side, height)

@@ -23,15 +23,29 @@ class Inputs:
     def keep(self, source, user=""):
         """Keep a picture that `images.read_picture` reads; returns its key."""
         data = images.full_bytes(source)
-        key = hashlib.sha256(data).hexdigest()[:32]
+        key = self.key(data)
         path = self.picture(key, user)
         if not path.exists():
             images.write_bytes(path, data)
         return key
 
+    @staticmethod
+    def key(data):
+        """The key of a picture by its PNG, as a request holds it."""
+        return hashlib.sha256(data).hexdigest()[:32]
+
     def picture(self, key, user=""):
         """The path of a picture. Raises `BadRequest` for what is no key."""
         return self._path(key, ".png", user)
+
+    def has(self, key, user=""):
+        """Whether there is a picture of a key that a browser remembers."""
+        return bool(KEY.fullmatch(key or "")) and self.picture(key, user).exists()
+
+    def given(self, key, user=""):
+        """A picture and its mask as the fields of a request."""
+        mask = self.mask(key, user)
+        return {"image": self.picture(key, user).read_bytes(), "mask": mask.read_bytes() if mask else b""}
 
     def mask(self, key, user=""):
         """The path of a picture's mask, or None where nothing was painted yet."""

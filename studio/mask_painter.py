@@ -16,10 +16,10 @@ STAGE = (
     "</div></div>"
 )
 SAVED = """async (...values) => {
-  const painter = document.querySelector('#inpaint-painter .painter');
+  const painter = document.querySelector('#PAINTER .painter');
   if (painter?.saved) values[0] = await painter.saved();
   return values;
-}"""  # what a handler does first whose first input is the painter: the last stroke counts
+}"""  # what a handler does first whose first input is the painter of the id PAINTER: the last stroke counts
 
 
 class MaskPainter(gr.HTML):

@@ -84,7 +84,7 @@ def _box(request, mask, size):
     height, width = mask.shape
     if request.area == "whole":
         return 0, 0, width, height
-    return masks.around(mask, request.margin, size)
+    return masks.around(mask, request.margin, size, rim=request.feather)  # the new passes into the old within it
 
 
 def _work_size(box, model):

@@ -1,7 +1,6 @@
 """The Inpaint tab: paint a mask, restore what is under it, change nothing else."""
 
 import re
-import secrets
 from types import SimpleNamespace
 
 import gradio as gr
@@ -12,22 +11,20 @@ from engines.errors import BadRequest
 from engines.requests import InpaintRequest, wordless
 from studio import images, wildcards
 from studio.jobs import FINAL
-from studio.mask_painter import SAVED, MaskPainter
+from studio.mask_painter import MaskPainter
 from studio.tabs.common import (
     Latest,
     Upload,
     chosen_entry,
     control,
-    file_of,
     guard,
     model_control,
     named,
     remembered,
-    sent,
     status,
     style_control,
-    temporary,
 )
+from studio.tabs.easel import Easel
 from studio.texts import say, t
 
 STEPS = 8  # pixels by which a mask grows or shrinks unless another number is asked for
@@ -76,6 +73,10 @@ def draw(studio):
                     elem_id="inpaint-pixels",
                 )  # fmt: skip
             line = gr.HTML(elem_id="inpaint-status", elem_classes="line")
+            preview = gr.Image(
+                show_label=False, format="png", visible=False, interactive=False, elem_id="inpaint-preview",
+                elem_classes=["stage", "map"], buttons=[],
+            )  # fmt: skip
             with gr.Column(visible=False) as made:
                 slider = gr.ImageSlider(
                     show_label=False, format="png", interactive=False, elem_id="inpaint-slider", elem_classes="stage",
@@ -119,38 +120,28 @@ def draw(studio):
     return SimpleNamespace(
         fields=fields, image=image, run=run, stop=stop, painter=painter, scratches=scratches, transparent=transparent,
         coloured=coloured, colour=colour, grow=grow, shrink=shrink, read=read, strength=strength, pixels=pixels,
-        line=line, made=made, slider=slider, proposals=proposals, accept=accept, download=download,
+        line=line, preview=preview, made=made, slider=slider, proposals=proposals, accept=accept, download=download,
         entries=gr.State([]), chosen=gr.State(0), before=gr.State(None),
     )  # fmt: skip
 
 
 def wire(studio, parts, parts_of, tabs, demo):
     """Wire the tab, and the buttons of other tabs that send a picture here."""
-    inputs = studio.inputs
+    easel, inputs = Easel(studio.inputs, parts.painter), studio.inputs
     # Outside of the tab: a browser reads what it remembers only where it is drawn, and a tab is drawn when visited.
-    key = gr.BrowserState("", storage_key="atelier-inpaint", secret="atelier")
+    parts.key = key = gr.BrowserState("", storage_key="atelier-inpaint", secret="atelier")
     job = gr.BrowserState("", storage_key="atelier-inpaint-job", secret="atelier")
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
-    # what writes masks goes one after the other, as it was asked: an older one never comes over a newer one
-    in_order = quiet | {"concurrency_id": "masks", "concurrency_limit": 1}
+    in_order = easel.IN_ORDER
     followed = Latest()
-    results = [parts.made, parts.slider, parts.proposals, parts.download, parts.entries, parts.chosen, parts.before]
-
-    def shown(key):
-        # the value of the painter for a picture; the mask is a copy, as it is now: the next stroke may come before
-        # the browser has fetched it
-        mask = inputs.mask(key)
-        mask = mask and temporary("mask.png", mask.read_bytes())
-        return {
-            "key": key,
-            "picture": file_of(inputs.picture(key)),
-            "mask": mask and file_of(mask),
-            "revision": secrets.token_hex(4),
-        }
+    results = [
+        parts.preview, parts.made, parts.slider, parts.proposals, parts.download, parts.entries, parts.chosen,
+        parts.before,
+    ]  # fmt: skip
 
     def take_up(source):
         name = inputs.keep(source)
-        return {key: name, parts.made: gr.Column(visible=False), parts.painter: shown(name)}
+        return {key: name, parts.made: gr.Column(visible=False), parts.painter: easel.shown(name)}
 
     def choose(path):
         if not path:
@@ -158,54 +149,20 @@ def wire(studio, parts, parts_of, tabs, demo):
         return take_up(path)
 
     def opened(name):
-        try:
-            return shown(name) if name and inputs.picture(name).exists() else gr.skip()
-        except BadRequest:
-            return gr.skip()
-
-    def kept(value, request):
-        # the key of the picture on the easel; what was painted on it is kept by then
-        if not value or not value.get("key"):
-            raise BadRequest(say(request, "inpaint.no_picture"))
-        if value.get("painted"):
-            inputs.keep_mask(value["key"], sent(value["painted"]).read_bytes())
-        return value["key"]
-
-    def painted(value, request: gr.Request):
-        if value:
-            kept(value, request)
-
-    def reshaped(change):
-        # the mask after `change(picture (H, W, 4), mask, *amounts)`
-        def act(request: gr.Request, value, *amounts):
-            name = kept(value, request)
-            picture = images.read_picture(inputs.picture(name), transparent=True).convert("RGBA")
-            path = inputs.mask(name)
-            mask = masks.from_png(path.read_bytes(), picture.size) if path else np.zeros(picture.size[::-1], np.float32)
-            inputs.keep_mask(name, masks.to_png(change(np.asarray(picture), mask, *amounts)))
-            return shown(name)
-
-        return guard(act)
+        return easel.shown(name) if inputs.has(name) else gr.skip()
 
     def read(path, value, request: gr.Request):
-        name = kept(value, request)
+        name = easel.kept(value, request)
         inputs.keep_mask(name, images.full_bytes(path))
-        return shown(name)
+        return easel.shown(name)
 
     fields = list(parts.fields.values())
 
     def submit(request: gr.Request, value, *values):
-        name = kept(value, request)
         given = named(parts.fields, dict(zip(fields, values, strict=True)))
-        given["prompt"] = wildcards.fill(given["prompt"], studio.home)
-        if wordless(given["prompt"], given["style"]):  # the picture around decides, as the line below the words says
-            given["cfg_scale"] = 1.0
-        mask = inputs.mask(name)
-        given["image"] = inputs.picture(name).read_bytes()
-        given["mask"] = mask.read_bytes() if mask else b""
-        return studio.jobs.submit(InpaintRequest(**given))
+        return studio.jobs.submit(requested(studio, easel.kept(value, request), given, request))
 
-    def follow(job, value, request: gr.Request):
+    def follow(job, name, request: gr.Request):
         followed[request.session_hash] = job
         drawn = 0
         for state in studio.jobs.watch(job):
@@ -213,17 +170,21 @@ def wire(studio, parts, parts_of, tabs, demo):
                 return
             over = state.state in FINAL
             update = {parts.line: status(state, request), parts.stop: gr.Button(interactive=not over)}
+            if state.progress and state.progress.preview:
+                update[parts.preview] = gr.Image(state.progress.preview, visible=True)
+            if over:
+                update[parts.preview] = gr.Image(None, visible=False)
             if len(state.entries) > drawn:
                 drawn = len(state.entries)
-                update |= show(state.entries, value, 0)
+                update |= show(state.entries, name, 0)
             if over and state.result is not None:
                 told = say(request, "inpaint.changed", count=state.result.changed)
                 update[parts.line] += f'<div class="status">{told}</div>'
             yield update
 
-    def show(entries, value, index):
+    def show(entries, name, index):
         paths = [str(entry.path) for entry in entries]
-        before = str(inputs.picture(value["key"])) if value else paths[index]
+        before = str(inputs.picture(name)) if inputs.has(name) else paths[index]
         return {
             parts.made: gr.Column(visible=True),
             parts.slider: (before, paths[index]),
@@ -234,12 +195,12 @@ def wire(studio, parts, parts_of, tabs, demo):
             parts.before: before,
         }
 
-    def follow_remembered(job, value, request: gr.Request):
+    def follow_remembered(job, name, request: gr.Request):
         # gradio takes a handler that yields nothing for one that empties its outputs
         yield gr.skip()
         state = remembered(studio, job)
-        if state and state.state not in FINAL:
-            yield from follow(job, value, request)
+        if state and (state.state not in FINAL or inputs.key(studio.jobs.request(job).image) == name):
+            yield from follow(job, name, request)
 
     def pick(entries, before, event: gr.SelectData, request: gr.Request):
         path = str(chosen_entry(studio, entries, event.index, request).path)
@@ -263,25 +224,27 @@ def wire(studio, parts, parts_of, tabs, demo):
     gallery.sends["to_inpaint"].click(guard(send_from_gallery), gallery.chosen, [*taken, tabs], **quiet)
     parts.image.input(guard(choose), parts.image, taken, **quiet)
     demo.load(guard(opened), key, parts.painter, **quiet)
-    parts.painter.change(guard(painted), parts.painter, None, **in_order)
+    easel.wire()
     for button, amounts, change in (
         (parts.scratches, [parts.strength], lambda seen, share: masks.scratches(seen[..., :3], share)),
         (parts.transparent, [], lambda seen: masks.transparent(seen[..., 3])),
         (parts.coloured, [parts.colour, parts.strength],
          lambda seen, colour, share: masks.of_colour(seen[..., :3], _rgb(colour), REACH * share)),
     ):  # fmt: skip
-        button.click(reshaped(_added(change)), [parts.painter, *amounts], parts.painter, js=SAVED, **in_order)
+        button.click(
+            easel.reshaped(_added(change)), [parts.painter, *amounts], parts.painter, js=easel.saved, **in_order
+        )
     for button, sign in ((parts.grow, 1), (parts.shrink, -1)):
         button.click(
-            reshaped(lambda seen, mask, pixels, sign=sign: masks.grow(mask, sign * int(pixels))),
-            [parts.painter, parts.pixels], parts.painter, js=SAVED, **in_order,
+            easel.reshaped(lambda seen, mask, pixels, sign=sign: masks.grow(mask, sign * int(pixels))),
+            [parts.painter, parts.pixels], parts.painter, js=easel.saved, **in_order,
         )  # fmt: skip
     parts.read.upload(guard(read), [parts.read, parts.painter], parts.painter, **in_order)
     follower = {
-        "inputs": [job, parts.painter], "outputs": [parts.line, parts.stop, *results], "show_progress": "hidden",
+        "inputs": [job, key], "outputs": [parts.line, parts.stop, *results], "show_progress": "hidden",
         "concurrency_limit": None, "api_visibility": "private",
     }  # fmt: skip
-    asking = parts.run.click(guard(submit), [parts.painter, *fields], job, js=SAVED, **in_order)
+    asking = parts.run.click(guard(submit), [parts.painter, *fields], job, js=easel.saved, **in_order)
     asking.success(guard(follow), trigger_mode="multiple", **follower)
     demo.load(guard(follow_remembered), **follower)
     parts.stop.click(guard(lambda job: studio.jobs.stop(job)), job, None, api_visibility="private")
@@ -289,6 +252,19 @@ def wire(studio, parts, parts_of, tabs, demo):
         guard(pick), [parts.entries, parts.before], [parts.chosen, parts.slider, parts.download], **quiet
     )
     parts.accept.click(guard(accept), [parts.entries, parts.chosen], taken, **quiet)
+
+
+def requested(studio, key, given, request):
+    """The `InpaintRequest` of the picture of that key, its mask, and what the form holds, by the names of its fields.
+
+    Raises `BadRequest` where there is no picture.
+    """
+    if not studio.inputs.has(key):
+        raise BadRequest(say(request, "inpaint.no_picture"))
+    given = dict(given) | {"prompt": wildcards.fill(given["prompt"], studio.home)} | studio.inputs.given(key)
+    if wordless(given["prompt"], given["style"]):  # the picture around decides, as the line below the words says
+        given["cfg_scale"] = 1.0
+    return InpaintRequest(**given)
 
 
 def _added(propose):
