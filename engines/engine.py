@@ -11,6 +11,7 @@ from engines import catalog, classical, pipelines, requests
 from engines.checkpoints import files, models
 from engines.errors import AtelierError
 from engines.runtime import PeakMemory, choose_device, device_name, memory_budget, total_memory
+from engines.tasks.adjust import adjust
 from engines.tasks.codebook import codebook
 from engines.tasks.generate import generate
 from engines.tasks.inpaint import inpaint
@@ -47,6 +48,8 @@ class Engine:
             return measure(request, self.device)
         if isinstance(request, requests.EngineRequest):
             return self._engine(request)
+        if isinstance(request, requests.AdjustRequest):
+            return self._recorded(adjust(request), request)
         task, function = TASKS[type(request)]
         row = catalog.find(request.model, task, self.home, self.paths)
         request = dataclasses.replace(request, model=row.id)
@@ -103,7 +106,7 @@ class Engine:
         tensors = (tensor for model in self._loaded.values() for tensor in model.state_dict().values())
         return sum({tensor.data_ptr(): tensor.nbytes for tensor in tensors}.values())
 
-    def _recorded(self, result, request, sha256, memory):
+    def _recorded(self, result, request, sha256="", memory=None):
         def record(request):
             return {
                 "request": json.loads(requests.to_json(request)),

@@ -67,19 +67,37 @@ def bounds(mask):
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def around(mask, margin, least, rim=0):
-    """A square round `bounds`, with a share `margin` of its longer side more on each side, and `least` pixels wide.
+def around(box, shape, margin, least, rim=0):
+    """A square round a `box`, with a share `margin` of its longer side more on each side, and `least` pixels wide.
 
-    At least `rim` pixels are on each side. What would reach over an edge of the picture is taken at the other
-    side, as far as there is room.
+    At least `rim` pixels are on each side. What would reach over an edge of the picture, of `shape` as
+    `(height, width)`, is taken at the other side, as far as there is room.
     """
-    left, top, right, bottom = bounds(mask)
+    left, top, right, bottom = box
     longer = max(right - left, bottom - top)
     side = max(least, longer + 2 * max(round(margin * longer), rim))
-    height, width = mask.shape
+    height, width = shape
     left, right = _widened(left, right, side, width)
     top, bottom = _widened(top, bottom, side, height)
     return left, top, right, bottom
+
+
+def parts(mask, margin, least):
+    """The smallest boxes `(left, top, right, bottom)`, row by row, that hold all that is painted part by part.
+
+    A part is so small that `least` pixels show it with a share `margin` of it on each side, but no smaller than
+    twice what is painted is thick: it is not cut where a model should see it whole.
+    """
+    left, top, right, bottom = bounds(mask)
+    thick = 2 * cv2.distanceTransform((mask > 0).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5).max()
+    side = max(1, int(least / (1 + 2 * margin)), int(2 * thick))
+    found = []
+    for y in range(top, bottom, side):
+        for x in range(left, right, side):
+            box = bounds(mask[y : min(y + side, bottom), x : min(x + side, right)])
+            if box:
+                found.append((x + box[0], y + box[1], x + box[2], y + box[3]))
+    return found
 
 
 def _widened(low, high, side, whole):
@@ -98,20 +116,23 @@ def _widened(low, high, side, whole):
 def scratches(picture, strength, width=9):
     """Where thin bright or dark structures lie on `picture (H, W, 3)` uint8: scratches, dust, cracks.
 
-    What a closing or an opening by lines of `width` pixels fills is thinner than that (top-hat transform;
+    What a closing or an opening by a disc of `width` pixels fills is thinner than that (top-hat transform;
     Serra, 1982). It must stand out from the spread of its neighbourhood, the less the higher `strength` in
-    [0, 1] is.
+    [0, 1] is, and goes on from there as far as it stands out half as much (hysteresis; Canny, 1986).
     """
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    square = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
-    bright, dark = (cv2.morphologyEx(grey, what, square) for what in (cv2.MORPH_TOPHAT, cv2.MORPH_BLACKHAT))
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
+    bright, dark = (cv2.morphologyEx(grey, what, disc) for what in (cv2.MORPH_TOPHAT, cv2.MORPH_BLACKHAT))
     thin = np.maximum(bright, dark)
     reach = (8 * width + 1, 8 * width + 1)
     usual = cv2.blur(thin, reach)
     spread = np.sqrt(np.maximum(cv2.blur(thin * thin, reach) - usual * usual, 0))
-    found = thin > usual + (5 - 4 * strength) * spread + 20 * (1 - strength) + 4
+    needed = (6 - 4 * strength) * spread + 24 * (1 - strength) + 6
+    count, pieces = cv2.connectedComponents((thin > usual + needed / 2).astype(np.uint8))
+    found = np.zeros(count, np.float32)
+    found[pieces[thin > usual + needed]] = 1
     # a pixel more on each side: the edge of a scratch is blurred into the picture
-    return grow(found.astype(np.float32), 1)
+    return grow(found[pieces], 1)
 
 
 def transparent(alpha):

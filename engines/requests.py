@@ -55,6 +55,7 @@ STYLES = {
 
 AREAS = {
     "crop": "Crop: the mask and its surroundings; fine even in a large picture",
+    "parts": "Parts: one small place after the other; finest for scratches all over, and slower",
     "whole": "Whole: all of the picture, but coarsely",
 }
 MATCHES = {
@@ -201,6 +202,21 @@ class InpaintRequest(Drawn):
             raise BadRequest("Nothing is painted: paint over what shall be new, or ask for space beyond an edge.")
 
 
+@dataclass(frozen=True)
+class AdjustRequest:
+    """The colours of a picture cleaned up; needs no model."""
+
+    image: bytes = _free(b"", "the picture, as PNG, at its full size")
+    balance: float = _number(0.0, 0.0, 1.0, 0.05, "white balance: takes a cast of the light away")
+    fading: float = _number(0.0, 0.0, 1.0, 0.05, "brings back contrast and colours that have faded")
+    levels: float = _number(0.0, 0.0, 1.0, 0.05, "stretches the lightness from black to white")
+
+    def __post_init__(self):
+        _check(self)
+        if not self.image:
+            raise BadRequest("There is no picture to clean up: choose one first.")
+
+
 def choose(text, seed):
     """`text` with one of each of its choices `{red|blue}`, drawn by `seed`; inner ones are drawn before outer ones."""
     rng = random.Random(seed)
@@ -210,7 +226,12 @@ def choose(text, seed):
 
 
 def alone(request, index):
-    """The request that draws picture `index` of the request `request`, one of `Drawn`, and nothing else."""
+    """The request that draws picture `index` of the request `request` and nothing else.
+
+    One that is not `Drawn` makes a single picture, and is alone already.
+    """
+    if not isinstance(request, Drawn):
+        return request
     seed = (request.seed + index) % 2**32
     more = {}
     if isinstance(request, GenerateRequest):
@@ -328,7 +349,7 @@ class CompareRequest:
             for axis, index in zip(self.axes, place, strict=True):
                 point |= axis[index]
             cell = dataclasses.replace(self.base, **point)
-            cells[place] = alone(cell, 0) if isinstance(cell, Drawn) else cell
+            cells[place] = alone(cell, 0)
         return cells
 
     def order(self):
@@ -341,6 +362,7 @@ class CompareRequest:
 TASKS = {
     "generate": GenerateRequest,
     "inpaint": InpaintRequest,
+    "adjust": AdjustRequest,
     "reconstruct": ReconstructRequest,
     "resample": ResampleRequest,
     "codebook": CodebookRequest,
@@ -361,10 +383,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class Picture:
-    """One finished picture, its seed, and the record of the request that makes it alone again."""
+    """One finished picture, its seed where chance had a part, and the record of the request that makes it again."""
 
     image: Image.Image
-    seed: int
+    seed: int | None
     record: dict | None = None
 
 
@@ -387,12 +409,10 @@ class GenerateResult:
 class InpaintResult(GenerateResult):
     """Pictures with new content under the mask; `changed` pixels outside of the feathered mask are other than before.
 
-    `mask` is that feathered mask, and `box` what the model looked at: left, top, right and bottom in the picture
-    with its new space.
+    `boxes` are what the model looked at: left, top, right and bottom in the picture with its new space.
     """
 
-    mask: Image.Image | None = None
-    box: tuple[int, int, int, int] | None = None
+    boxes: tuple[tuple[int, int, int, int], ...] = ()
     changed: int = 0
 
 

@@ -48,6 +48,10 @@ def publish(studio):
         given["image"] = images.source_bytes(sent(given["image"]), given["max_side"])
         return finished(requests.ReconstructRequest(**given))
 
+    def adjust(**given):
+        given["image"] = images.full_bytes(sent(given["image"]))
+        return finished(requests.AdjustRequest(**given))
+
     def models() -> list[dict]:
         """The models of the catalog: id, family, tasks and licence."""
         return [
@@ -57,6 +61,7 @@ def publish(studio):
 
     endpoint("generate", requests.GenerateRequest, generate)
     endpoint("inpaint", requests.InpaintRequest, inpaint)
+    endpoint("adjust", requests.AdjustRequest, adjust)
     endpoint("reconstruct", requests.ReconstructRequest, reconstruct, leave_out=("tokens",))
     gr.api(guard(models), api_name="models")
 

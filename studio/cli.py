@@ -101,6 +101,12 @@ def _parser():
     ):  # fmt: skip
         _add_control(inpaint, requests.InpaintRequest, name)
 
+    adjust = command("adjust", _adjust, "The colours of a picture cleaned up: white balance, fading, levels.")
+    adjust.add_argument("image", help="the picture; - reads standard input")
+    adjust.add_argument("--out", required=True, help="the PNG to write; - writes standard output")
+    for name in ("balance", "fading", "levels"):
+        _add_control(adjust, requests.AdjustRequest, name)
+
     login = command("login", _login, "Let somebody in when the studio listens to other machines.")
     login.add_argument("name", help="small letters, digits, - and _; the password is asked for")
 
@@ -206,22 +212,29 @@ def _default(name):
 def _inpaint(arguments):
     _unguided_without_words(arguments)
     result = _engine(arguments).run(_inpainting(arguments), _progress)
-    (picture,) = result.pictures
-    if arguments.out == "-":
-        sys.stdout.buffer.write(images.png_bytes(picture.image))
-        return None
-    images.write_png(Path(arguments.out), picture.image, picture.record)
-    _say(f"{arguments.out}: {result.changed} pixels changed outside the mask")
-    return {
-        "pictures": [{"path": arguments.out, "seed": picture.seed, "seconds": result.seconds}],
-        "model": result.record["request"]["model"],
-        "changed": result.changed,
-    }
+    made = _one_written(arguments, result, f"{result.changed} pixels changed outside the mask")
+    return made and made | {"model": result.record["request"]["model"], "changed": result.changed}
 
 
 def _inpainting(arguments):
     mask = images.full_bytes(_source(arguments.mask)) if arguments.mask else b""
     return _asked(arguments, requests.InpaintRequest, image=images.full_bytes(_source(arguments.image)), mask=mask)
+
+
+def _adjust(arguments):
+    request = _asked(arguments, requests.AdjustRequest, image=images.full_bytes(_source(arguments.image)))
+    return _one_written(arguments, _engine(arguments).run(request), "colours cleaned up")
+
+
+def _one_written(arguments, result, told):
+    # the one picture of a result, to the file or to standard output, where nothing else may be
+    (picture,) = result.pictures
+    if arguments.out == "-":
+        sys.stdout.buffer.write(images.png_bytes(picture.image))
+        return None
+    images.write_png(Path(arguments.out), picture.image, picture.record)
+    _say(f"{arguments.out}: {told}")
+    return {"pictures": [{"path": arguments.out, "seed": picture.seed, "seconds": result.seconds}]}
 
 
 def _reconstruct(arguments):

@@ -46,6 +46,10 @@ MIGRATIONS = (  # what each version of the file adds to the one before; never ch
         user TEXT NOT NULL, name TEXT NOT NULL, settings TEXT NOT NULL, PRIMARY KEY (user, name)
     );
     """,
+    """
+    ALTER TABLE pictures ADD COLUMN content TEXT NOT NULL DEFAULT '';
+    CREATE INDEX pictures_by_content ON pictures (user, content);
+    """,
 )
 CHINESE = re.compile(r"([\u3400-\u9fff])")
 

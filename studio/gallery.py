@@ -1,8 +1,10 @@
 """Pictures and their provenance: PNG files that hold their own record, and a table of them."""
 
+import base64
 import datetime
 import functools
 import hashlib
+import io
 import json
 import logging
 import re
@@ -23,6 +25,7 @@ from studio.database import spaced
 THUMBNAIL = 256  # pixels of the longer side
 DAY = 24 * 3600
 OF_USER = "@"  # begins the name of a folder that is one user's
+PICTURES = ("generate", "inpaint", "adjust", "reconstruct")  # the tasks that pictures come from
 KEPT = DAY  # seconds in which a deletion can be undone
 
 log = logging.getLogger(__name__)
@@ -48,6 +51,13 @@ class Entry:
     def record(self):
         """How it was made, as its file tells."""
         return images.read_record(self.path)
+
+
+    @property
+    def made_from(self):
+        """How the pictures before this one were made, the first one first; what is no such thing is left out."""
+        rows = self.record.get("made_from")
+        return [row for row in (rows if isinstance(rows, list) else []) if _is_step(row)]
 
 
 @dataclass(frozen=True)
@@ -76,12 +86,23 @@ def compared(one, other):
 
 
 def _flat(record):
-    request = dict(record["request"])
-    for name in ("image", "mask", "tokens"):  # told apart by their hash
-        if request.get(name):
-            request[name] = hashlib.sha256(request[name].encode()).hexdigest()[:12]
+    request = _brief(record["request"])
     made = {name: record.get(name, "") for name in ("model_sha256", "device", "precision")}
     return request | made | record.get("versions", {})
+
+
+def _is_step(row):
+    request = row.get("request") if isinstance(row, dict) else None
+    return isinstance(request, dict) and request.get("task") in PICTURES
+
+
+def _brief(request):
+    # pictures are told apart by their hash
+    hashed = {
+        name: hashlib.sha256(request[name].encode()).hexdigest()[:12]
+        for name in ("image", "mask", "tokens") if request.get(name)
+    }  # fmt: skip
+    return request | hashed
 
 
 class Gallery:
@@ -99,13 +120,20 @@ class Gallery:
     # ------------------------------------------------------------ in
 
     def add(self, image, record, seed=None, job="", user=""):
-        """Keep a picture; returns its `Entry` once file and row are safe. Raises `OSError` if the disk refuses."""
+        """Keep a picture; returns its `Entry` once file and row are safe. Raises `OSError` if the disk refuses.
+
+        If it was made from a picture that is here, its record tells under `made_from` how that was made, and so
+        on back to the first: a list, the first one first.
+        """
         number = secrets.token_hex(8)
         folder = self.folder / f"{OF_USER}{user}" if user else self.folder
         path = folder / datetime.date.today().isoformat() / f"{number}.png"
         record = record | {"seed": seed, "job": job}
+        before = self._made_from(record["request"], user)
+        if before:
+            record["made_from"] = before
         images.write_png(path, image, record)
-        return self._insert(number, path, record, seed, job, time.time(), user)
+        return self._insert(number, path, record, seed, job, time.time(), user, images.content(image))
 
     def take_in(self, source, user=""):
         """Keep the picture of a PNG file with the settings that it holds, ours or another studio's.
@@ -212,16 +240,31 @@ class Gallery:
             Entry(**dict(row) | {"path": self.folder / row["path"], "starred": bool(row["starred"])}) for row in rows
         ]
 
-    def _insert(self, number, path, record, seed, job, created, user=""):
+    def _made_from(self, request, user):
+        # the records of the pictures before this one, without the pictures inside them
+        if not request.get("image"):
+            return []
+        with Image.open(io.BytesIO(base64.b64decode(request["image"]))) as image:
+            content = images.content(image)
+        found = self._select(
+            "WHERE user = ? AND content = ? AND deleted IS NULL ORDER BY created DESC LIMIT 1", (user, content)
+        )
+        return [
+            *(earlier for entry in found for earlier in entry.made_from),
+            *({"id": entry.id, "request": _brief(entry.record["request"]),
+               "model_sha256": entry.record.get("model_sha256", "")} for entry in found),
+        ]  # fmt: skip
+
+    def _insert(self, number, path, record, seed, job, created, user="", content=""):
         request = record["request"]
         prompt, model = request.get("prompt", ""), request.get("model", "")
         entry = Entry(number, job, path, request["task"], seed, prompt, created, user, model)
         with self._database() as connection:
             connection.execute(
-                "INSERT INTO pictures (id, job, path, task, seed, prompt, created, user, model, record) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO pictures (id, job, path, task, seed, prompt, created, user, model, record, content) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (number, job, path.relative_to(self.folder).as_posix(), entry.task, seed, prompt, created, user, model,
-                 json.dumps(record, ensure_ascii=False)),
+                 json.dumps(record, ensure_ascii=False), content),
             )  # fmt: skip
             connection.execute("INSERT INTO words (id, text) VALUES (?, spaced(?))", (number, prompt))
         return entry
@@ -242,8 +285,10 @@ class Gallery:
                 first = path.relative_to(self.folder).parts[0]
                 user = first.removeprefix(OF_USER) if first.startswith(OF_USER) else ""
                 made = path.stat().st_mtime
-                self._insert(number, path, record, record.get("seed"), record.get("job", ""), made, user)
-            except (BadPicture, KeyError, ValueError, OverflowError, sqlite3.Error) as error:
+                with Image.open(path, formats=("PNG",)) as image:
+                    content = images.content(image)
+                self._insert(number, path, record, record.get("seed"), record.get("job", ""), made, user, content)
+            except (BadPicture, KeyError, ValueError, OverflowError, OSError, sqlite3.Error) as error:
                 log.warning("%s is left where it lies: %r", path, error)  # not one of ours, or damaged
 
     def _purge(self):

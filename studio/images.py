@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -88,6 +89,12 @@ def read_record(source):
     except (TypeError, ValueError, KeyError, RecursionError):
         pass
     raise BadPicture("This picture holds no settings: only PNG files made by Atelier, unchanged since, hold them.")
+
+
+def content(image):
+    """What is seen in a picture as a short text: equal for the same pixels, however they were saved."""
+    image = image.convert("RGBA")
+    return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()[:32]
 
 
 def data_url(image):

@@ -174,6 +174,7 @@ TABLE = {
     "gallery.delete": ("Delete", "删除"),
     "gallery.put": ("Put under a board", "放入画板"),
     "gallery.put.help": ("a name; press Enter, leave it empty to take the picture off", "名称；按回车，留空则移出"),
+    "gallery.made_from": ("Made from", "来自"),
     "gallery.picked": ("{count} picked", "已选 {count} 张"),
     "gallery.side_by_side": ("Compare two", "对比两张"),
     "gallery.pack": ("Pack as ZIP", "打包为 ZIP"),
@@ -241,6 +242,47 @@ TABLE = {
         "[ and ] change the size, Ctrl+Z takes back, Alt erases, the wheel zooms; hold O to see the original.",
         "[ 与 ] 改变大小，Ctrl+Z 撤销，按住 Alt 擦除，滚轮缩放；按住 O 查看原图。",
     ),
+    "restore": ("Restore", "旧照修缮"),
+    "restore.picture": ("Picture", "图片"),
+    "restore.picture.help": (
+        "An old photograph or a painting with scratches, spots or faded colours. PNG, JPEG or WebP.",
+        "有划痕、斑点或褪色的旧照片或画。PNG、JPEG 或 WebP。",
+    ),
+    "restore.find": ("Find damage", "查找损伤"),
+    "restore.find.help": (
+        "Thin bright and dark places are marked. Move the slider until the scratches are marked and little else.",
+        "细小的亮处和暗处会被标出。移动滑块，直到划痕被标出而其他很少。",
+    ),
+    "restore.share": ("{share:.1%} of the picture is marked.", "已标出画面的 {share:.1%}。"),
+    "restore.use": ("Use these marks", "采用这些标记"),
+    "restore.by_hand": ("Paint by hand instead", "改为手工涂抹"),
+    "restore.mask": ("Correct the mask", "修正蒙版"),
+    "restore.mask.help": (
+        "Erase what is no damage, paint over what was missed. Only what is painted will change.",
+        "擦去不是损伤的，涂上漏掉的。只有涂抹处会改变。",
+    ),
+    "restore.next": ("Next", "下一步"),
+    "restore.paint": ("Repair", "修补"),
+    "restore.paint.help": (
+        "Each damaged place is painted anew from what is around it. Another model may be tried; nothing is lost.",
+        "每个损伤处都由周围画面重新画出。可以换模型再试；什么都不会丢失。",
+    ),
+    "restore.colours": ("Colours", "色彩"),
+    "restore.colours.help": ("Before | after", "之前 | 之后"),
+    "restore.save": ("Save", "保存"),
+    "restore.saved": (
+        "The restored picture is in the gallery, with every step that made it.",
+        "修缮后的图片已在图库中，并记有每一步。",
+    ),
+    "restore.nothing": (
+        "Nothing was changed yet: repair the damage or clean up the colours first.",
+        "还没有任何改变：请先修补损伤或整理色彩。",
+    ),
+    "restore.another": ("Restore another", "再修一张"),
+    "balance": ("White balance", "白平衡"),
+    "fading": ("Fading", "褪色"),
+    "levels": ("Levels", "色阶"),
+    "adjust": ("Colours cleaned up", "色彩整理"),
     "upscale": ("Upscale", "放大"),
     "upscale.coming": (
         "Here small pictures will become large ones with believable detail.",
@@ -456,6 +498,9 @@ TABLE = {
 }
 
 HELP_ZH = {
+    "balance": "去除光线造成的偏色",
+    "fading": "找回褪去的对比与颜色",
+    "levels": "把明暗从黑到白拉开",
     "model": "用哪个模型",
     "prompt": "想画什么，中文或英文：“红心，扁平”",
     "negative": "想避开什么；引导强度须大于 1",
@@ -508,6 +553,7 @@ CHOICES_ZH = {
     "scheduler.simple": "简单：每隔 n 个取一个训练时的噪声级",
     "scheduler.sgm_uniform": "SGM 均匀：时间均匀，最后一步留给终点",
     "area.crop": "裁剪：蒙版及其周围；大图中也细致",
+    "area.parts": "逐处：一小处接着一小处；布满划痕时最细，但较慢",
     "area.whole": "整张：看得全，但粗略",
     "match.seam": "接缝：按接缝平滑校正（泊松）",
     "match.none": "无：按模型所画",
@@ -515,7 +561,7 @@ CHOICES_ZH = {
     "order.halton": "Halton：先定下彼此远离的位置，不看把握；干净而多样",
 }
 
-CLASSES = (requests.GenerateRequest, requests.ReconstructRequest, requests.InpaintRequest)
+CLASSES = (requests.GenerateRequest, requests.ReconstructRequest, requests.InpaintRequest, requests.AdjustRequest)
 
 
 def _rows():

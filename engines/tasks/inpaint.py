@@ -10,7 +10,7 @@ from PIL import Image
 from engines import blending, classical, masks, pictures, tensors
 from engines.diffusion import inpainting, samplers, schedules
 from engines.errors import BadPicture, BadRequest
-from engines.requests import InpaintResult, Picture
+from engines.requests import InpaintResult, Picture, Progress, alone
 from engines.tasks import drawing
 from engines.vqgan import decoding
 
@@ -30,12 +30,37 @@ def inpaint(request, model, on_progress=None):
     if model.family != classical.FAMILY:
         drawing.check_words(request, model)
     source, mask = _opened(request)
-    box = _box(request, mask, model.size)
+    places = _places(request, mask, model.size)
+    made, notes = [], []
+    # where one part goes on from the other, each picture has parts of its own; else all are painted at once
+    rows = [request] if len(places) == 1 else [alone(request, index) for index in range(request.count)]
+    for number, row in enumerate(rows):
+        wholes, rest = [source.copy() for _ in range(row.count)], mask.copy()
+        for index, (part, box) in enumerate(places):
+            told = _as_stage(on_progress, number * len(places) + index, len(rows) * len(places))
+            notes.append(_paint_part(row, model, wholes, rest, part, box, told))
+        made += zip(wholes, drawing.seeds(row, range(row.count)), strict=True)
+    beside = masks.feather(mask, request.feather) == 0
+    changed = max(int(((whole != source).any(2) & beside).sum()) for whole, _ in made)
+    return InpaintResult(
+        tuple(Picture(_image(whole), seed) for whole, seed in made),
+        time.monotonic() - started,
+        note=next(filter(None, notes), ""),
+        boxes=tuple(box for _, box in places),
+        changed=changed,
+    )
+
+
+def _paint_part(request, model, wholes, rest, part, box, on_progress):
+    """Paint what `rest (H, W)` of the mask lies in `part` into `wholes`, pictures `(H, W, 4)` that are alike in `box`.
+
+    It is taken off `rest`. Returns a note on how it went.
+    """
     left, top, right, bottom = box
     here = (slice(top, bottom), slice(left, right))
     width, height = work = _work_size(box, model)
-    small = cv2.resize(source[here][..., :3], work, interpolation=_smoothly(box, width))
-    strength = _reduced(mask[here], work)
+    small = cv2.resize(wholes[0][here][..., :3], work, interpolation=_smoothly(box, width))
+    strength = _reduced(rest[here], work)
     x = tensors.from_image(Image.fromarray(small)).to(model.device)
     hole = torch.from_numpy(strength)[None, None].to(model.device) * request.strength
 
@@ -43,23 +68,26 @@ def inpaint(request, model, on_progress=None):
         return PAINT[model.family](request, model, batch, x, hole, report, each)
 
     painted, note = drawing.in_batches(request, work, paint, on_progress)
-    soft = masks.feather(mask, request.feather)
-    made = []
-    for image, seed in zip(painted, drawing.seeds(request, range(request.count)), strict=True):
+    now = np.zeros_like(rest)
+    inside = (slice(part[1], part[3]), slice(part[0], part[2]))
+    now[inside] = rest[inside]
+    rest[inside] = 0
+    soft = masks.feather(now[here], request.feather)
+    for whole, image in zip(wholes, painted, strict=True):
         new = np.asarray(image, np.float32)
         if request.match == "seam":
             new = blending.match_seam(small.astype(np.float32), new, strength > 0)
         new = cv2.resize(new, (right - left, bottom - top), interpolation=cv2.INTER_CUBIC)
-        made.append((_set(source, new, soft, here), seed))
-    changed = max(int(((whole != source).any(2) & (soft == 0)).sum()) for whole, _ in made)
-    return InpaintResult(
-        tuple(Picture(_image(whole), seed) for whole, seed in made),
-        time.monotonic() - started,
-        note=note,
-        mask=Image.fromarray(np.round(soft * 255).astype(np.uint8)),
-        box=box,
-        changed=changed,
-    )
+        opaque = np.concatenate([new, np.full_like(new[..., :1], 255)], axis=2)
+        whole[here] = blending.composite(whole[here], opaque, soft)
+    return note
+
+
+def _as_stage(on_progress, number, count):
+    # the progress of one of `count` stages as that of all of them
+    if on_progress is None:
+        return None
+    return lambda at: on_progress(Progress(number * at.count + at.index, count * at.count, at.preview))
 
 
 def _opened(request):
@@ -79,12 +107,16 @@ def _opened(request):
     return source, mask
 
 
-def _box(request, mask, size):
-    """What the model looks at: `(left, top, right, bottom)`, as square as the picture lets it be."""
+def _places(request, mask, size):
+    """What is painted one after the other, as boxes of the mask, each with the box that the model looks at."""
     height, width = mask.shape
+    whole = masks.bounds(mask)
     if request.area == "whole":
-        return 0, 0, width, height
-    return masks.around(mask, request.margin, size, rim=request.feather)  # the new passes into the old within it
+        return [(whole, (0, 0, width, height))]
+    # the new passes into the old within the box
+    room = {"margin": request.margin, "least": size, "rim": request.feather}
+    boxes = masks.parts(mask, request.margin, size) if request.area == "parts" else [whole]
+    return [(box, masks.around(box, mask.shape, **room)) for box in boxes]
 
 
 def _work_size(box, model):
@@ -106,14 +138,6 @@ def _reduced(mask, size):
     high, wide = (max(1, -(-old // new)) for old, new in zip(mask.shape, size[::-1], strict=True))
     grown = cv2.dilate(mask, np.ones((high, wide), np.uint8))
     return cv2.resize(grown, size, interpolation=cv2.INTER_NEAREST)
-
-
-def _set(source, new, soft, here):
-    # what was painted is opaque
-    whole = source.copy()
-    opaque = np.concatenate([new, np.full_like(new[..., :1], 255)], axis=2)
-    whole[here] = blending.composite(source[here], opaque, soft[here])
-    return whole
 
 
 def _image(whole):

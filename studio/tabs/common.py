@@ -190,8 +190,8 @@ def model_choices(rows):
     return [(row.card.get("title", row.id), row.id) for row in rows]
 
 
-def model_control(home, task, info):
-    """The dropdown of the models of the catalog that can do `task`; `info` is the key of its help."""
+def model_control(home, task, info, tab=""):
+    """The dropdown of a `tab`, by default `task`'s own, of the models that can do `task`; `info` keys its help."""
     choices = model_choices(row for row in catalog(home).values() if task in row.tasks)
     chosen = choices[0][1] if choices else None
-    return gr.Dropdown(choices, value=chosen, label=t("model"), info=t(info), elem_id=f"{task}-model")
+    return gr.Dropdown(choices, value=chosen, label=t("model"), info=t(info), elem_id=f"{tab or task}-model")

@@ -16,7 +16,7 @@ from PIL import Image
 from engines.errors import AtelierError, BadPicture, BadRequest
 from engines.requests import GenerateRequest
 from studio import images
-from studio.gallery import Search, compared, request_of
+from studio.gallery import PICTURES, Search, compared, request_of
 from studio.jobs import FINAL
 from studio.tabs.common import Latest, guard, left
 from studio.tabs.generate import filled
@@ -40,7 +40,7 @@ def draw(studio):
                     max_lines=1, scale=3,
                 )  # fmt: skip
                 task = gr.Dropdown(
-                    [(t("gallery.any"), ""), *((t(task), task) for task in ("generate", "inpaint", "reconstruct"))],
+                    [(t("gallery.any"), ""), *((t(task), task) for task in PICTURES)],
                     value="", label=t("gallery.task"), elem_id="gallery-task",
                 )  # fmt: skip
                 model = gr.Dropdown([(t("gallery.any"), "")], value="", label=t("model"), elem_id="gallery-model")
@@ -356,6 +356,10 @@ def _facts(entry, request):
         cells = "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(str(value))}</dd>" for name, value in rows)
         when = datetime.datetime.fromtimestamp(entry.created).strftime("%Y-%m-%d %H:%M")
         words = html.escape(entry.prompt or say(request, "without_words"))
+        if entry.made_from:
+            steps = [(say(request, step["request"]["task"]), step["request"].get("model")) for step in entry.made_from]
+            told = " → ".join(f"{task} ({model})" if model else task for task, model in steps)
+            cells += f"<dt>{say(request, 'gallery.made_from')}</dt><dd>{html.escape(told)}</dd>"
         return f'<div class="details"><b>{words}</b><span>{when}</span></div><dl class="facts">{cells}</dl>'
     return ""
 

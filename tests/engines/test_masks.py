@@ -84,20 +84,43 @@ def test_bounds_hold_exactly_what_is_painted():
 
 
 @given(
-    st.integers(1, 60), st.integers(1, 60), st.data(), st.floats(0, 2), st.integers(1, 80),
+    st.integers(1, 60), st.integers(1, 60), st.data(), st.floats(0, 2), st.integers(1, 80), st.integers(0, 9),
 )  # fmt: skip
 @settings(deadline=None, max_examples=60)
-def test_the_surroundings_hold_the_mask_and_are_square_if_they_can(height, width, data, margin, least):
+def test_the_surroundings_hold_the_mask_and_are_square_if_they_can(height, width, data, margin, least, rim):
     mask = np.zeros((height, width), np.float32)
     y, x = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
     mask[y, x] = mask[data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))] = 1
-    left, top, right, bottom = masks.around(mask, margin, least)
     inner = masks.bounds(mask)
+    left, top, right, bottom = masks.around(inner, mask.shape, margin, least, rim)
     assert 0 <= left <= inner[0] and inner[2] <= right <= width
     assert 0 <= top <= inner[1] and inner[3] <= bottom <= height
     longer = max(inner[2] - inner[0], inner[3] - inner[1])
-    side = max(least, longer + 2 * round(margin * longer))
+    side = max(least, longer + 2 * max(round(margin * longer), rim))
     assert (right - left, bottom - top) == (min(side, width), min(side, height))
+
+
+@given(st.integers(0, 99), st.floats(0, 1), st.integers(8, 40))
+@settings(deadline=None, max_examples=40)
+def test_parts_hold_all_that_is_painted_once_and_are_small(seed, margin, least):
+    draw = np.random.default_rng(seed)
+    mask = np.zeros((90, 120), np.float32)
+    for _ in range(6):
+        y, x = draw.integers(0, 80), draw.integers(0, 110)
+        mask[y : y + draw.integers(1, 9), x : x + draw.integers(1, 9)] = 1
+    times = np.zeros(mask.shape, int)
+    for left, top, right, bottom in masks.parts(mask, margin, least):
+        times[top:bottom, left:right] += 1
+        assert mask[top:bottom, left:right].any()
+        thick = 2 * 9  # what is drawn above may touch
+        assert max(right - left, bottom - top) <= max(least / (1 + 2 * margin), 2 * thick)
+    assert (times[mask > 0] == 1).all()
+
+
+def test_what_is_thick_is_not_cut_up():
+    mask = np.zeros((300, 300), np.float32)
+    mask[100:160, 90:150] = 1
+    assert masks.parts(mask, 0.5, 40) == [(90, 100, 150, 160)]
 
 
 def test_new_space_is_painted_and_the_rest_is_not():

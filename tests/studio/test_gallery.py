@@ -44,6 +44,28 @@ def test_a_file_without_a_row_gets_one(open_gallery, tmp_path):
     assert (again.seed, again.job, again.path, again.record["request"]) == (9, "j", entry.path, RECORD["request"])
 
 
+def test_a_picture_made_from_others_tells_how_each_of_them_was_made(open_gallery, tmp_path):
+    gallery, colours = open_gallery(), ("red", "green", "blue")
+    entries, record = [], RECORD
+    for colour in colours:
+        image = Image.new("RGB", (16, 16), colour)
+        entries.append(gallery.add(image, record))
+        # as a request keeps it, whose pixels are the same whatever else is in the file
+        request = requests.InpaintRequest(image=images.full_bytes(entries[-1].path), left=8, model=colour, cfg_scale=1)
+        record = {"request": json.loads(requests.to_json(request)), "model_sha256": colour}
+    assert "made_from" not in entries[0].record
+    chain = entries[2].record["made_from"]
+    assert [(row["id"], row["request"]["task"]) for row in chain] == [
+        (entries[0].id, "generate"), (entries[1].id, "inpaint"),
+    ]  # fmt: skip
+    assert chain[0]["request"]["prompt"] == "红心" and chain[1]["model_sha256"] == "red"
+    assert len(chain[1]["request"]["image"]) == 12  # not the picture: the file stays small
+    (tmp_path / "atelier.db").unlink()
+    again = open_gallery()
+    assert again.add(Image.new("RGB", (9, 9)), record).record["made_from"][:2] == chain
+    assert "made_from" not in again.add(Image.new("RGB", (9, 9)), record, user="another").record
+
+
 def test_a_row_without_a_file_goes(open_gallery):
     entry = add(open_gallery())
     entry.path.unlink()
