@@ -18,6 +18,7 @@ LEFT_OUT = ("count",)  # a cell is one picture
 RANGE = re.compile(r"(-?[\d.]+)\s*-\s*(-?[\d.]+)(?:\s*\(\+?\s*([\d.]+)\))?")
 FONTS = ("NotoSansCJK-Regular.ttc", "NotoSansCJKsc-Regular.otf", "msyh.ttc", "PingFang.ttc", "DejaVuSans.ttf")
 SHEET, TABLE = "comparison.png", "comparison.json"  # of the folder of a comparison
+CELL = 1024  # pixels of the longer side of a picture on a sheet
 LABEL, GAP, LINE = 16, 6, 24  # pixels: of letters, between cells, of a line of labels
 
 
@@ -101,7 +102,11 @@ def _labels(request, place):
 
 
 def sheet(request, pictures):
-    """A comparison as one labelled picture; `pictures` are PIL pictures by place, and what is missing stays empty."""
+    """A comparison as one labelled picture; `pictures` are PIL pictures by place, and what is missing stays empty.
+
+    Larger ones are reduced: a sheet is to be looked at, and the folder has them whole.
+    """
+    pictures = {place: _reduced(picture) for place, picture in pictures.items()}
     across, down, pages = labels(request)
     width = max(picture.width for picture in pictures.values()) + GAP
     height = max(picture.height for picture in pictures.values()) + GAP
@@ -122,6 +127,12 @@ def sheet(request, pictures):
                 if picture:
                     made.paste(picture, (left + column * width, head + top + row * height))
     return made
+
+
+def _reduced(picture):
+    picture = picture.copy()
+    picture.thumbnail((CELL, CELL), Image.Resampling.LANCZOS)
+    return picture
 
 
 def write_folder(request, entries, stream):

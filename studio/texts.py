@@ -359,6 +359,12 @@ TABLE = {
         "留空则用“生成”页的提示词；风格、引导、尺寸等也取自那里",
     ),
     "compare.seed.help": ("every cell begins from it", "每一格都从它开始"),
+    "compare.mask": ("Models under the same mask", "同一蒙版，不同模型"),
+    "compare.mask.help": (
+        "The picture, its mask and the settings are those of the Inpaint tab: open a picture there and paint over "
+        "what shall be new.",
+        "图片、蒙版与设置取自“修复”页：请先在那里打开图片并涂抹要重画的地方。",
+    ),
     "compare.models": ("Models", "模型"),
     "compare.models.help": ("two to four; one alone is compared over axes", "两到四个；只选一个时沿轴对比"),
     "compare.too_many": (

@@ -16,11 +16,13 @@ from engines.requests import CompareRequest, MeasureRequest, ReconstructRequest
 from studio import comparison, images
 from studio.jobs import FINAL
 from studio.pair_view import MODES, PairView
+from studio.tabs import inpaint
 from studio.tabs.common import Latest, Upload, control, guard, model_choices, named, remembered, standing, temporary
 from studio.tabs.generate import requested
 from studio.texts import say, t
 
 MOST = 4  # models at once
+COMPARED = ("generate", "reconstruct", "inpaint")  # tasks
 AXES = ("across", "down", "pages")
 CHOOSE = """element.addEventListener('click', event => {
   const cell = event.target.closest('[data-cell]');
@@ -40,8 +42,9 @@ def draw(studio):
     with gr.Row(elem_id="compare-page", elem_classes="page"):
         with gr.Column(elem_classes="ask"):
             what = gr.Radio(
-                [(t("compare.words"), "generate"), (t("compare.picture"), "reconstruct")], value="generate",
-                label=t("compare.what"), elem_id="compare-what",
+                [(t("compare.words"), "generate"), (t("compare.picture"), "reconstruct"),
+                 (t("compare.mask"), "inpaint")],
+                value="generate", label=t("compare.what"), elem_id="compare-what",
             )  # fmt: skip
             with gr.Column() as words:
                 prompt = gr.Textbox(label=t("prompt"), info=t("compare.prompt.help"), lines=2, elem_id="compare-prompt")
@@ -54,6 +57,9 @@ def draw(studio):
                 )  # fmt: skip
                 max_side = control(ReconstructRequest, "max_side", "compare")
                 models["reconstruct"].render()
+            with gr.Column(visible=False) as mask:
+                gr.Markdown(t("compare.mask.help"), elem_classes="hint")
+                models["inpaint"].render()
             blind = gr.Checkbox(label=t("compare.blind"), info=t("compare.blind.help"), elem_id="compare-blind")
             with gr.Row(elem_classes="actions"):
                 run = gr.Button(t("compare"), variant="primary", elem_id="compare-run", elem_classes="run")
@@ -96,7 +102,7 @@ def draw(studio):
                 ranking = gr.HTML(elem_id="compare-ranks")
                 gr.Markdown(t("compare.ranking.help"), elem_classes="hint")
     return SimpleNamespace(
-        what=what, words=words, picture=picture, prompt=prompt, seed=seed, image=image, max_side=max_side,
+        what=what, words=words, picture=picture, mask=mask, prompt=prompt, seed=seed, image=image, max_side=max_side,
         models=models, blind=blind, run=run, stop=stop, line=line, grid=grid, closer=closer, mode=mode, view=view,
         ballot=ballot, votes=votes, measures=measures, exports=exports, sheet=sheet, folder=folder,
         axes_of_words=axes_of_words, axes=axes, ranking=ranking,
@@ -105,8 +111,8 @@ def draw(studio):
 
 
 def wire(studio, parts, parts_of, tabs, demo):
-    """Wire the tab; what it does not ask for itself is as set on the Generate tab."""
-    form = parts_of["generate"].asked
+    """Wire the tab; what it does not ask for itself is as set on the tabs Generate and Inpaint."""
+    form, inpainting = parts_of["generate"].asked, parts_of["inpaint"]
     # Outside of the tab: a browser reads what it remembers only where it is drawn, and a tab is drawn when visited.
     job = gr.BrowserState("", storage_key="atelier-compare-job", secret="atelier")
     # The votes to come: the places of two cells each, the first of which is shown as A.
@@ -115,7 +121,7 @@ def wire(studio, parts, parts_of, tabs, demo):
     asked = {
         "what": parts.what, "prompt": parts.prompt, "seed": parts.seed, "image": parts.image,
         "max_side": parts.max_side, "blind": parts.blind, "models": parts.models["generate"],
-        "readers": parts.models["reconstruct"],
+        "readers": parts.models["reconstruct"], "painters": parts.models["inpaint"], "key": inpainting.key,
         **{f"{name} {part}": component for name, pair in zip(AXES, parts.axes, strict=True)
            for part, component in zip(("field", "values"), pair, strict=True)},
     }  # fmt: skip
@@ -129,8 +135,10 @@ def wire(studio, parts, parts_of, tabs, demo):
         given = named(asked, values)
         if given["what"] == "generate":
             compared = _of_words(given, named(form, values), request)
-        else:
+        elif given["what"] == "reconstruct":
             compared = _of_picture(given, request)
+        else:
+            compared = _of_mask(given, named(inpainting.fields, values), request)
         looked[request.session_hash] = (), values[parts.mode]
         return studio.jobs.submit(compared), _ballots(compared) if given["blind"] else [], ()
 
@@ -143,10 +151,7 @@ def wire(studio, parts, parts_of, tabs, demo):
             comparison.points(base, given[f"{name} field"], given[f"{name} values"])
             for name in AXES if given[f"{name} field"]
         ]  # fmt: skip
-        rows = catalog(studio.home)
-        if len(given["models"]) > MOST:
-            raise BadRequest(say(request, "compare.too_many", most=MOST))
-        models = comparison.of_models(base, [rows[name] for name in given["models"] if name in rows])
+        models = _of_models(base, given["models"], request)
         if len(models) == 1:
             base = dataclasses.replace(base, **models[0])
         return CompareRequest(base, (models, *axes) if len(models) > 1 else tuple(axes))
@@ -158,6 +163,16 @@ def wire(studio, parts, parts_of, tabs, demo):
             image=images.source_bytes(given["image"], given["max_side"]), max_side=given["max_side"]
         )
         return CompareRequest(base, (tuple({"model": name} for name in given["readers"]),))
+
+    def _of_mask(given, fields, request):
+        base = inpaint.requested(studio, given["key"], fields | {"count": 1}, request)
+        return CompareRequest(base, (_of_models(base, given["painters"], request),))
+
+    def _of_models(base, names, request):
+        rows = catalog(studio.home)
+        if len(names) > MOST:
+            raise BadRequest(say(request, "compare.too_many", most=MOST))
+        return comparison.of_models(base, [rows[name] for name in names if name in rows])
 
     def _ballots(compared):
         # two cells that differ in the model alone, in an order and on sides that tell nothing
@@ -300,13 +315,14 @@ def wire(studio, parts, parts_of, tabs, demo):
     state = [job, parts.pair, stored, parts.mode]
     measured = [job, parts.pair, stored]
     parts.what.change(
-        lambda what: [gr.Column(visible=what == "generate"), gr.Column(visible=what != "generate"),
-                      gr.Accordion(visible=what == "generate")],
-        parts.what, [parts.words, parts.picture, parts.axes_of_words], **quiet,
+        lambda what: [gr.Column(visible=what == "generate"), gr.Column(visible=what == "reconstruct"),
+                      gr.Column(visible=what == "inpaint"), gr.Accordion(visible=what == "generate")],
+        parts.what, [parts.words, parts.picture, parts.mask, parts.axes_of_words], **quiet,
     )  # fmt: skip
     asking = parts.run.click(
-        guard(submit), {*asked.values(), *form.values(), parts.mode}, [job, stored, parts.pair], **quiet
-    )
+        guard(submit), {*asked.values(), *form.values(), *inpainting.fields.values(), parts.mode},
+        [job, stored, parts.pair], **quiet,
+    )  # fmt: skip
     asking.success(guard(follow), watched, **follower).success(guard(measure), measured, parts.measures, **quiet)
     demo.load(guard(opened), watched, **follower).success(guard(measure), measured, parts.measures, **quiet)
     parts.stop.click(guard(lambda job: studio.jobs.stop(job)), job, None, **quiet)
@@ -319,7 +335,7 @@ def wire(studio, parts, parts_of, tabs, demo):
 def _models(studio):
     # what there is to compare, by task
     rows = catalog(studio.home).values()
-    return {task: model_choices(row for row in rows if task in row.tasks) for task in ("generate", "reconstruct")}
+    return {task: model_choices(row for row in rows if task in row.tasks) for task in COMPARED}
 
 
 def _places(ballot):

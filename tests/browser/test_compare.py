@@ -4,10 +4,12 @@ import json
 import re
 import zipfile
 
+import numpy as np
 from PIL import Image
 from playwright.sync_api import expect
 
 from tests.browser.artist import is_one_sentence, pixels
+from tests.browser.test_inpaint import open_picture, operations, photograph, stroke
 
 MODELS = ("icons-diffusion", "my-tokens")
 
@@ -108,3 +110,27 @@ def test_one_picture_is_no_comparison(artist):
     ask(artist, "a cat", models=MODELS[1:])
     artist.find("#compare-run").click()
     assert is_one_sentence(artist.told("of 1 pictures"))
+
+
+def test_models_under_the_mask_that_is_painted(artist, tmp_path):
+    size = (200, 120)
+    source = photograph(tmp_path / "photo.png", *size)
+    artist.tab("Compare")
+    artist.find("#compare-what").get_by_label("Models under the same mask").check()
+    expect(artist.find("#compare-inpaint-models")).to_be_visible()
+    for box in artist.find("#compare-inpaint-models label").all():
+        box.locator("input").set_checked(box.inner_text() in ("telea", "navier-stokes"))
+    artist.find("#compare-run").click()
+    assert is_one_sentence(artist.told("no picture yet"))
+    open_picture(artist, source)
+    stroke(artist, size, (50, 60), (150, 60))
+    operations(artist, 1)
+    artist.tab("Compare")
+    press(artist)
+    expect(artist.find("#compare-view figcaption")).to_have_text(["A · telea", "B · navier-stokes"])
+    with zipfile.ZipFile(downloaded(artist, "#compare-folder")) as archive:
+        made = json.loads(archive.read("comparison.json"))["cells"]
+        one, other = (np.asarray(pixels(archive.read(cell["file"]))).astype(int) for cell in made)
+    before = np.asarray(Image.open(source).convert("RGB")).astype(int)
+    assert one.shape == before.shape and (one[:10] == before[:10]).all() and (other[:10] == before[:10]).all()
+    assert (one[60, 60:140] != before[60, 60:140]).any() and (one != other).any()

@@ -29,9 +29,9 @@ def ready(artist):
     expect(artist.find("#inpaint-painter .painter")).to_have_attribute("data-operations", "0")
 
 
-def stroke(artist, size, *points):
+def stroke(artist, size, *points, painter="inpaint-painter"):
     """Draw over the picture of `size` from place to place, in pixels of the picture."""
-    canvas = artist.find("#inpaint-painter canvas.picture")
+    canvas = artist.find(f"#{painter} canvas.picture")
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
     scale = min(box["width"] / size[0], box["height"] / size[1])
