@@ -16,7 +16,7 @@ ASSETS = Path(__file__).parent.parent / "assets"
 TASKS = {
     "vqgan": ("reconstruct",),
     "kl": ("reconstruct",),
-    "latent-diffusion": ("generate", "inpaint"),
+    "latent-diffusion": ("generate", "inpaint", "locate"),
     "token-transformer": ("generate", "resample", "inpaint"),
     "clip": (),
     "diffusers": ("generate",),  # a folder of a pipeline

@@ -15,6 +15,7 @@ from engines.tasks.adjust import adjust
 from engines.tasks.codebook import codebook
 from engines.tasks.generate import generate
 from engines.tasks.inpaint import inpaint
+from engines.tasks.locate import locate
 from engines.tasks.measure import measure
 from engines.tasks.reconstruct import reconstruct
 from engines.tasks.resample import resample
@@ -25,6 +26,7 @@ TASKS = {
     requests.InpaintRequest: ("inpaint", inpaint),
     requests.ReconstructRequest: ("reconstruct", reconstruct),
     requests.ResampleRequest: ("resample", resample),
+    requests.LocateRequest: ("locate", locate),
     requests.CodebookRequest: ("reconstruct", codebook),
 }
 

@@ -147,6 +147,12 @@ def of_colour(picture, colour, reach):
     return (np.linalg.norm(lab - wanted, axis=2) <= reach).astype(np.float32)
 
 
+def from_places(places, least, shape):
+    """What has `least` or more of a coarse map `places (h, w)`, as a mask of `shape` `(height, width)`."""
+    fine = cv2.resize(places.astype(np.float32), shape[::-1], interpolation=cv2.INTER_LINEAR)
+    return (fine >= least).astype(np.float32)
+
+
 def extended(picture, mask, left, top, right, bottom):
     """Picture `(H, W, 4)` and mask with so many pixels more on each side, which are to be painted.
 

@@ -203,6 +203,23 @@ class InpaintRequest(Drawn):
 
 
 @dataclass(frozen=True)
+class LocateRequest:
+    """Where in a picture some words are, as a latent diffusion model sees it."""
+
+    model: str = _free("", "which generator looks")
+    image: bytes = _free(b"", "the picture, as PNG")
+    prompt: str = _free("", "the words to look for, in English or Chinese")
+    seed: int = _number(0, 0, 2**32 - 1, 1, "of the noise through which the model looks")
+
+    def __post_init__(self):
+        _check(self)
+        if not self.image:
+            raise BadRequest("There is no picture to look at: choose one first.")
+        if not self.prompt.strip():
+            raise BadRequest("There are no words to look for: write into the prompt what shall be found.")
+
+
+@dataclass(frozen=True)
 class AdjustRequest:
     """The colours of a picture cleaned up; needs no model."""
 
@@ -362,6 +379,7 @@ class CompareRequest:
 TASKS = {
     "generate": GenerateRequest,
     "inpaint": InpaintRequest,
+    "locate": LocateRequest,
     "adjust": AdjustRequest,
     "reconstruct": ReconstructRequest,
     "resample": ResampleRequest,
@@ -414,6 +432,16 @@ class InpaintResult(GenerateResult):
 
     boxes: tuple[tuple[int, int, int, int], ...] = ()
     changed: int = 0
+
+
+@dataclass(frozen=True)
+class LocateResult:
+    """How much each place has to do with the words: `places (h, w)` float, the most 1 and the least 0."""
+
+    places: np.ndarray
+    seconds: float
+    record: dict | None = None
+    memory: int | None = None
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def _paint_part(request, model, wholes, rest, part, box, on_progress):
     """
     left, top, right, bottom = box
     here = (slice(top, bottom), slice(left, right))
-    width, height = work = _work_size(box, model)
+    width, height = work = work_size(box, model)
     small = cv2.resize(wholes[0][here][..., :3], work, interpolation=_smoothly(box, width))
     strength = _reduced(rest[here], work)
     x = tensors.from_image(Image.fromarray(small)).to(model.device)
@@ -119,7 +119,7 @@ def _places(request, mask, size):
     return [(box, masks.around(box, mask.shape, **room)) for box in boxes]
 
 
-def _work_size(box, model):
+def work_size(box, model):
     """The width and height that a model works at: about as many pixels as it learned with."""
     width, height = box[2] - box[0], box[3] - box[1]
     scale = min(model.size / (width * height) ** 0.5, LONGEST * model.size / max(width, height))

@@ -5,10 +5,12 @@ from types import SimpleNamespace
 
 import gradio as gr
 import numpy as np
+from PIL import Image
 
 from engines import masks
+from engines.catalog import catalog
 from engines.errors import BadRequest
-from engines.requests import InpaintRequest, wordless
+from engines.requests import InpaintRequest, LocateRequest, wordless
 from studio import images, wildcards
 from studio.jobs import FINAL
 from studio.mask_painter import MaskPainter
@@ -28,6 +30,7 @@ from studio.tabs.easel import Easel
 from studio.texts import say, t
 
 STEPS = 8  # pixels by which a mask grows or shrinks unless another number is asked for
+LOOK = 512  # pixels of the longer side of a picture in which words are looked for
 REACH = 60  # of colours, in CIE76, at the highest sensitivity
 
 
@@ -57,6 +60,7 @@ def draw(studio):
                 scratches = gr.Button(t("scratches"), size="sm", elem_id="inpaint-scratches")
                 transparent = gr.Button(t("transparent"), size="sm", elem_id="inpaint-transparent")
                 coloured = gr.Button(t("of_colour"), size="sm", elem_id="inpaint-of-colour")
+                by_words = gr.Button(t("of_words"), size="sm", elem_id="inpaint-of-words")
                 grow = gr.Button(t("mask.grow"), size="sm", elem_id="inpaint-grow")
                 shrink = gr.Button(t("mask.shrink"), size="sm", elem_id="inpaint-shrink")
                 read = gr.UploadButton(
@@ -112,16 +116,16 @@ def draw(studio):
                         for name in pair:
                             add(name)
             with gr.Accordion(t("of_diffusion"), open=False):
-                for name in ("sampler", "scheduler", "jumps"):
+                for name in ("sampler", "scheduler", "jumps", "cfg_rescale", "cfg_start", "cfg_end"):
                     add(name)
             with gr.Accordion(t("tokens_more"), open=False):
                 for name in ("order", "temperature", "top_k", "corrections"):
                     add(name)
     return SimpleNamespace(
         fields=fields, image=image, run=run, stop=stop, painter=painter, scratches=scratches, transparent=transparent,
-        coloured=coloured, colour=colour, grow=grow, shrink=shrink, read=read, strength=strength, pixels=pixels,
-        line=line, preview=preview, made=made, slider=slider, proposals=proposals, accept=accept, download=download,
-        entries=gr.State([]), chosen=gr.State(0), before=gr.State(None),
+        coloured=coloured, by_words=by_words, colour=colour, grow=grow, shrink=shrink, read=read, strength=strength,
+        pixels=pixels, line=line, preview=preview, made=made, slider=slider, proposals=proposals, accept=accept,
+        download=download, entries=gr.State([]), chosen=gr.State(0), before=gr.State(None),
     )  # fmt: skip
 
 
@@ -234,6 +238,18 @@ def wire(studio, parts, parts_of, tabs, demo):
         button.click(
             easel.reshaped(_added(change)), [parts.painter, *amounts], parts.painter, js=easel.saved, **in_order
         )
+    def where_words_are(seen, mask, words, model, share):
+        picture = Image.fromarray(seen[..., :3])
+        picture.thumbnail((LOOK, LOOK), Image.Resampling.LANCZOS)
+        able = {row.id for row in catalog(studio.home).values() if "locate" in row.tasks}
+        asked = LocateRequest(model=model if model in able else "", image=images.png_bytes(picture), prompt=words)
+        return np.maximum(mask, masks.from_places(studio.jobs.aside(asked).places, 1 - share, mask.shape))
+
+    parts.by_words.click(
+        easel.reshaped(where_words_are),
+        [parts.painter, parts.fields["prompt"], parts.fields["model"], parts.strength],
+        parts.painter, js=easel.saved, **in_order,
+    )  # fmt: skip
     for button, sign in ((parts.grow, 1), (parts.shrink, -1)):
         button.click(
             easel.reshaped(lambda seen, mask, pixels, sign=sign: masks.grow(mask, sign * int(pixels))),

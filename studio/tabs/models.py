@@ -45,7 +45,10 @@ def wire(studio, parts, parts_of, tabs, demo):
     offered = {  # the choices of models of all tabs, by the task that they must be able to do
         "generate": [parts_of["generate"].fields["model"], parts_of["compare"].models["generate"]],
         "reconstruct": [parts_of["reconstruct"].fields["model"], parts_of["compare"].models["reconstruct"]],
-    }
+        "inpaint": [
+            parts_of["inpaint"].fields["model"], parts_of["restore"].model, parts_of["compare"].models["inpaint"],
+        ],
+    }  # fmt: skip
 
     def look(name, request: gr.Request):
         row = catalog(studio.home).get(name)

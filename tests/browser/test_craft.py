@@ -125,6 +125,14 @@ def test_a_script_inpaints_and_nothing_outside_the_mask_changes(client, tmp_path
     assert [made["seed"] for made in found["pictures"]] == [0, 1]
 
 
+def test_a_script_cleans_colours_up(client, tmp_path):
+    source = Image.effect_noise((64, 48), 10).convert("RGB")
+    source.save(tmp_path / "in.png")
+    found = client.predict(image=handle_file(tmp_path / "in.png"), levels=1.0, api_name="/adjust")
+    (low, high), *_ = images.read_picture(found["pictures"][0]["file"]).getextrema()
+    assert low < 5 and high > 250
+
+
 def test_a_script_is_told_what_is_wrong(client):
     with pytest.raises(Exception, match="steps is 500; it must lie between 1 and 150"):
         client.predict(prompt="a", steps=500, api_name="/generate")
@@ -134,7 +142,7 @@ def test_a_script_is_told_what_is_wrong(client):
 
 def test_endpoints_are_named_typed_and_documented(client):
     told = client.view_api(return_format="dict")["named_endpoints"]
-    assert set(told) == {"/generate", "/inpaint", "/reconstruct", "/models"}
+    assert set(told) == {"/generate", "/inpaint", "/adjust", "/reconstruct", "/models"}
     parameters = {row["parameter_name"]: row for row in told["/generate"]["parameters"]}
     assert parameters["steps"]["python_type"]["type"] == "int" and parameters["steps"]["parameter_default"] == 20
     assert "which generator draws" in told["/generate"]["description"]

@@ -6,6 +6,7 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from engines import masks
+from studio import images
 from tests.browser.artist import request_in
 from tests.browser.test_reconstruct import choose
 
@@ -193,6 +194,17 @@ def test_transparent_places_and_those_of_a_colour_are_proposed(artist, tmp_path)
     np.testing.assert_array_equal(mask_of(artist, tmp_path, size), expected)
 
 
+def test_what_the_words_say_is_proposed(artist, tmp_path):
+    size = (160, 120)
+    open_picture(artist, photograph(tmp_path / "photo.png", *size))
+    artist.find("#inpaint-of-words").click()
+    artist.told("no words to look for")
+    artist.find("#inpaint-prompt textarea").fill("a red heart")
+    artist.find("#inpaint-of-words").click()
+    expect(artist.find("#inpaint-painter .painter")).to_have_attribute("data-operations", "1")
+    assert 0 < mask_of(artist, tmp_path, size).mean() < 1
+
+
 def test_a_drawn_picture_is_restored_and_gone_on_from(artist, tmp_path):
     artist.ask("sun, flat", seed=5)
     artist.draw()
@@ -201,6 +213,9 @@ def test_a_drawn_picture_is_restored_and_gone_on_from(artist, tmp_path):
     size = (128, 128)
     stroke(artist, size, (40, 40), (90, 60))
     first = restore(artist, tmp_path)
+    artist.page.reload()
+    artist.tab("Inpaint")
+    expect(artist.find("#inpaint-slider img").first).to_be_visible()  # what was made is not lost
     artist.find("#inpaint-accept").click()
     ready(artist)
     stroke(artist, size, (20, 100), (100, 100))
@@ -209,6 +224,8 @@ def test_a_drawn_picture_is_restored_and_gone_on_from(artist, tmp_path):
     after, painted = np.asarray(Image.open(restored)), mask_of(artist, tmp_path, size)
     kept = masks.feather(painted, 4) == 0
     assert np.array_equal(after[kept], before[kept]) and not np.array_equal(after, before)
+    steps = images.read_record(restored)["made_from"]
+    assert [step["request"]["task"] for step in steps] == ["generate", "inpaint"]
 
 
 def test_nothing_painted_and_no_picture_get_a_sentence(artist, tmp_path):

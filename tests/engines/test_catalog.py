@@ -41,7 +41,9 @@ def test_the_artists_models_are_rows_beside_the_shipped_ones(home):
     assert list(rows) == [*shipped, "mine", "mirror", "painter", *classical.METHODS]
     mine, painter = rows["mine"], rows["painter"]
     assert (mine.family, mine.tasks, mine.licence) == ("vqgan", ("reconstruct",), "MIT")
-    assert (painter.family, painter.tasks, painter.licence) == ("latent-diffusion", ("generate", "inpaint"), "unknown")
+    assert (painter.family, painter.tasks, painter.licence) == (
+        "latent-diffusion", ("generate", "inpaint", "locate"), "unknown",
+    )  # fmt: skip
     assert mine.bytes == mine.path.stat().st_size
 
 

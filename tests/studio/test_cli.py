@@ -51,9 +51,20 @@ def test_models(capsys, home):
     rows = {row["id"]: row for row in found["models"]}
     painter = rows["painter"]
     assert (painter["family"], painter["licence"]) == ("latent-diffusion", "MIT")
-    assert painter["tasks"] == ["generate", "inpaint"]
+    assert painter["tasks"] == ["generate", "inpaint", "locate"]
     assert painter["bytes"] == Path(painter["path"]).stat().st_size
     assert set(painter) == {"id", "family", "tasks", "path", "bytes", "licence"}
+
+
+def test_adjust_cleans_colours_up(capsys, home, tmp_path):
+    faded = Image.fromarray((80 + np.asarray(Image.linear_gradient("L").convert("RGB")) * 0.3).astype(np.uint8))
+    faded.save(tmp_path / "faded.png")
+    words = ["adjust", str(tmp_path / "faded.png"), "--levels", "1", "--out", str(tmp_path / "clean.png")]
+    code, found, _ = run(capsys, home, *words)
+    assert code == 0 and found["pictures"][0]["path"] == str(tmp_path / "clean.png")
+    clean = np.asarray(Image.open(tmp_path / "clean.png"))
+    assert clean.min() < 5 and clean.max() > 250
+    assert images.read_record(tmp_path / "clean.png")["request"]["levels"] == 1.0
 
 
 @pytest.mark.parametrize("model", ["painter", "telea"])

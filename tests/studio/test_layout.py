@@ -11,15 +11,19 @@ import pytest
 
 from engines import requests
 from engines.errors import BadRequest
-from engines.requests import GenerateRequest, Progress, ReconstructRequest
+from engines.requests import AdjustRequest, GenerateRequest, InpaintRequest, Progress, ReconstructRequest
 from studio import layout, texts
 from studio.gallery import Entry
 from studio.jobs import JobState
 from studio.tabs import common, generate, reconstruct
 from tests import tiny
 
-PAGE = {GenerateRequest: "generate", ReconstructRequest: "reconstruct"}
-FIELDS = [(kind, item.name) for kind in PAGE for item in dataclasses.fields(kind)]
+PAGE = {
+    GenerateRequest: "generate", ReconstructRequest: "reconstruct", InpaintRequest: "inpaint", AdjustRequest: "restore",
+}  # fmt: skip
+FIELDS = [
+    (kind, item.name) for kind in PAGE for item in dataclasses.fields(kind) if item.name != "mask"  # which is painted
+]
 
 
 def browser(language):
