@@ -143,7 +143,7 @@ class Gallery:
         """
         image, lost = images.read_picture(source), []
         try:
-            record = images.read_record(source)
+            record = images.whole_record(source)
         except BadPicture:
             request, lost = parameters.read(images.read_texts(source))
             record = {"request": json.loads(requests.to_json(request)), "imported": True, "seed": request.seed}
@@ -264,7 +264,7 @@ class Gallery:
                 "INSERT INTO pictures (id, job, path, task, seed, prompt, created, user, model, record, content) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (number, job, path.relative_to(self.folder).as_posix(), entry.task, seed, prompt, created, user, model,
-                 json.dumps(record, ensure_ascii=False), content),
+                 json.dumps(record | {"request": _brief(request)}, ensure_ascii=False), content),
             )  # fmt: skip
             connection.execute("INSERT INTO words (id, text) VALUES (?, spaced(?))", (number, prompt))
         return entry

@@ -20,6 +20,8 @@ from studio import parameters
 FORMATS = ("PNG", "JPEG", "WEBP")
 MIN_SIDE = 8
 RECORD = "atelier"  # the name of the PNG text that holds the record
+DIFFERENCE = "difference"  # in a record: that the picture in its request is the difference from this one
+PngImagePlugin.MAX_TEXT_MEMORY = 192 * 2**20  # bytes: a record holds the picture that it began with
 
 # What turns a picture upright, by its EXIF orientation.
 UPRIGHT = {
@@ -88,13 +90,58 @@ def read_record(source):
             return record
     except (TypeError, ValueError, KeyError, RecursionError):
         pass
-    raise BadPicture("This picture holds no settings: only PNG files made by Atelier, unchanged since, hold them.")
+    raise _no_record()
+
+
+def _no_record():
+    return BadPicture("This picture holds no settings: only PNG files made by Atelier, unchanged since, hold them.")
 
 
 def content(image):
     """What is seen in a picture as a short text: equal for the same pixels, however they were saved."""
     image = image.convert("RGBA")
     return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()[:32]
+
+
+def whole_record(source):
+    """The record inside a PNG of this studio with all that its request holds. Raises `BadPicture` if there is none.
+
+    `read_record` is quicker: the picture that an inpainting began with stands in the file as its difference from
+    the result, which is nothing but for what was painted.
+    """
+    record = read_record(source)
+    if not record.get(DIFFERENCE):
+        return record
+    try:
+        request = record["request"]
+        with _open(source) as image, _decoding():
+            change = _differing(_picture_in(request), image, request["left"], request["top"])
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise _no_record() from error
+    whole = {name: value for name, value in record.items() if name != DIFFERENCE}
+    return whole | {"request": request | {"image": base64.b64encode(png_bytes(change)).decode()}}
+
+
+def _sparse(record, image):
+    # the record as it stands in the file
+    request = record["request"]
+    if request.get("task") != "inpaint" or not request.get("image"):
+        return record
+    began = _picture_in(request)
+    if began.mode not in ("RGB", "RGBA"):
+        return record
+    change = png_bytes(_differing(began, image, request["left"], request["top"]))
+    return record | {"request": request | {"image": base64.b64encode(change).decode()}, DIFFERENCE: True}
+
+
+def _picture_in(request):
+    return _open(base64.b64decode(request["image"]))
+
+
+def _differing(began, image, left, top):
+    # `began`, bit by bit where it is not that part of `image` which it became; done twice, it is itself again
+    there = image.convert(began.mode).crop((left, top, left + began.width, top + began.height))
+    return Image.fromarray(np.asarray(began) ^ np.asarray(there))
 
 
 def data_url(image):
@@ -120,7 +167,7 @@ def write_png(path, image, record):
     Raises `OSError` if the disk refuses; what was half written is gone then, and an older file is as it was.
     """
     text = PngImagePlugin.PngInfo()
-    text.add_itxt(RECORD, json.dumps(record, ensure_ascii=False))
+    text.add_itxt(RECORD, json.dumps(_sparse(record, image), ensure_ascii=False))
     for_others = parameters.to_text(record)
     if for_others:
         text.add_itxt("parameters", for_others)

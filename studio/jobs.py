@@ -21,7 +21,7 @@ from engines import requests
 from engines.errors import AtelierError, BadRequest, Cancelled
 
 MAX_WAITING = 100  # jobs of one user
-MAX_REQUEST = 60_000_000  # bytes as JSON: the picture keeps its request as PNG text, and 64 MB of that are read again
+MAX_REQUEST = 180_000_000  # bytes as JSON, which what is made from it keeps; 40 million pixels of a photograph fit
 ATTEMPTS = 3  # times that a job is begun; one that takes the studio down with it is not begun for ever
 PACE = 0.1  # seconds between two states that a watcher is told
 RESULTS_KEPT = 8

@@ -245,7 +245,7 @@ def wire(studio, parts, parts_of, tabs, demo):
 
     def remake(number, request: gr.Request):
         entry = open_(number, request)
-        made = request_of(entry.record)
+        made = request_of(images.whole_record(entry.path))
         for state in studio.jobs.watch(studio.jobs.submit(made)):
             if state.state not in FINAL:
                 share = state.progress.index / state.progress.count if state.progress else 0

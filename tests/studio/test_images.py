@@ -1,14 +1,17 @@
 """Every picture that people send: the odd ones become RGB, the bad ones one sentence."""
 
 import io
+import json
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from engines.errors import BadPicture
+from engines.requests import InpaintRequest, from_json, to_json
 from studio import images
+from tests.tiny import png
 
 
 def encoded(image, form="PNG", **options):
@@ -125,6 +128,30 @@ def test_a_record_comes_back_from_the_png(tmp_path):
     assert images.read_record(tmp_path / "deep" / "a.png") == record
     assert images.read_picture(tmp_path / "deep" / "a.png").tobytes() == gradient().tobytes()
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_an_inpainting_does_not_hold_its_picture_twice(tmp_path, mode):
+    """Only what was painted stands in the record, and all of the picture comes back, to the last bit."""
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 80, len(mode)), dtype=np.uint8)
+    request = InpaintRequest(image=png(Image.fromarray(pixels)), left=5, top=9, cfg_scale=1)
+    became = np.zeros((69, 85, 4), np.uint8)
+    became[9:, 5:] = np.asarray(Image.fromarray(pixels).convert("RGBA"))
+    became[30:40, 20:50, :3] = 7
+    made = Image.fromarray(became)
+    record = {"request": json.loads(to_json(request)), "seconds": 1.5}
+    images.write_png(tmp_path / "a.png", made, record)
+    assert images.whole_record(tmp_path / "a.png") == record
+    small = images.read_record(tmp_path / "a.png")["request"]
+    assert len(small["image"]) < len(record["request"]["image"]) / 3 and small["left"] == 5
+    assert from_json(json.dumps(images.whole_record(tmp_path / "a.png")["request"])) == request
+
+    for broken in ({"request": {"image": "x"}}, {"request": {**small, "left": "far"}}, {"request": {}}):
+        text = PngImagePlugin.PngInfo()
+        text.add_itxt(images.RECORD, json.dumps(broken | {images.DIFFERENCE: True}))
+        made.save(tmp_path / "broken.png", pnginfo=text)
+        with pytest.raises(BadPicture):
+            images.whole_record(tmp_path / "broken.png")
 
 
 def test_a_picture_without_record_is_refused():
