@@ -10,19 +10,20 @@ import sys
 import tempfile
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageDraw
 from playwright.sync_api import expect, sync_playwright
 
+from studio import images
 from tests.browser.artist import PATIENCE, Artist
 from tests.browser.conftest import ARGUMENTS, ROOT, find_browser, running
 from tests.browser.test_inpaint import operations, ready, stroke, take_model
 
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 TABS = {
-    "Generate": "生成", "Reconstruct": "重建", "Inpaint": "修复", "Compare": "对比", "Gallery": "图库",
+    "Generate": "生成", "Reconstruct": "重建", "Inpaint": "修复", "Restore": "旧照修缮", "Compare": "对比", "Gallery": "图库",
     "Models": "模型", "System": "系统",
 }  # fmt: skip
-SHOWN = ("Generate", "Reconstruct", "Inpaint", "Compare", "Gallery")  # in the READMEs
+SHOWN = ("Generate", "Reconstruct", "Inpaint", "Restore", "Compare", "Gallery")  # in the READMEs
 PROMPTS = ("red heart, glossy", "cat face, flat", "bus, 3d", "apple, cartoon")
 LOOKS = {
     "light": {"viewport": WIDE, "locale": "en-GB", "color_scheme": "light"},
@@ -33,12 +34,24 @@ LOOKS = {
 }
 
 
+def old_print(drawn):
+    """The picture in the bytes of a PNG as an old print of it: enlarged, faded and scratched."""
+    picture = Image.open(io.BytesIO(drawn)).convert("RGB").resize((512, 512), Image.Resampling.LANCZOS)
+    picture = picture.point([round(70 + 0.6 * value) for value in range(256)] * 3)
+    pen = ImageDraw.Draw(picture)
+    for line in ([(60, 20), (130, 180), (120, 300)], [(500, 90), (330, 200), (180, 420)], [(20, 400), (260, 500)]):
+        pen.line(line, (250, 248, 240), 3)
+    for x, y in ((90, 420), (300, 60), (420, 330), (240, 140)):
+        pen.circle((x, y), 4, (250, 248, 240))
+    return images.png_bytes(picture)
+
+
 def work(artist):
-    """Make something to see on each tab: pictures, a reconstruction, a comparison."""
+    """Make something to see on each tab: pictures, a reconstruction, an old print repaired, a comparison."""
     for seed, prompt in enumerate(PROMPTS):
         artist.ask(prompt, seed=seed, steps=20)
         artist.number("count", 4)
-        artist.draw()
+        drawn = artist.draw()
     artist.find("#generate-to-reconstruct").click()
     artist.reconstruct()
     artist.tab("Generate")
@@ -49,6 +62,13 @@ def work(artist):
     take_model(artist, "icons-tokens")
     artist.find("#inpaint-run").click()
     expect(artist.find("#inpaint-status")).to_contain_text("0 pixels changed outside the mask.")
+    artist.tab("Restore")
+    with artist.page.expect_file_chooser() as chooser:
+        artist.find("#restore-image button").first.click()
+    chooser.value.set_files({"name": "old.png", "mimeType": "image/png", "buffer": old_print(drawn)})
+    for button in ("use", "masked", "run"):
+        artist.find(f"#restore-{button}").click()
+    expect(artist.find("#restore-status")).to_contain_text("0 pixels changed outside the mask.")
     artist.tab("Compare")
     artist.find("#compare-prompt textarea").fill("red heart, glossy")
     artist.open("Axes")
