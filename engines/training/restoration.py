@@ -16,7 +16,7 @@ from engines.training import data
 from engines.training.masks import random_mask
 
 PICTURES = 24  # of each set, evenly taken
-SHOWN = 6  # of each set on the sheet
+SHOWN = 3  # of each set and width on the sheet
 WIDTHS = {
     "thin": ("scratches",),
     "medium": ("strokes",),
@@ -30,7 +30,7 @@ def measure(model, examples, size, out, say=print):
     """The figures of a `model` on the held-out of `examples`, as `{set: {width: {who: {measure: value}}}}`.
 
     The sets are icons on white and photographs, each cut to `size x size` pixels. A picture of each set goes to
-    the folder `out` as `restored-icons.png` and `restored-photographs.png`.
+    the folder `out` as `restored-icons.webp` and `restored-photographs.webp`.
     """
     held_out = {"icons": [], "photographs": []}
     for example in examples:
@@ -66,7 +66,7 @@ def measure(model, examples, size, out, say=print):
                 for who, values in measured.items()
             }
         across = len(painters) + 3
-        pictures.grid(sheet, across).save(out / f"restored-{name}.png", optimize=True)
+        pictures.grid(sheet, across).save(out / f"restored-{name}.webp", quality=90)  # photographs are large as PNG
     return figures
 
 
@@ -95,9 +95,9 @@ def described(figures):
         for width, painted in widths.items()
         for who, row in painted.items()
     )
+    who = ", ".join(("ours", *FLOOR, "mean"))
     sheets = "".join(
-        f"![From the left: with the hole, {', '.join(next(iter(widths.values())))}, as it was](restored-{name}.png)\n\n"
-        for name, widths in figures.items()
+        f"![From the left: with the hole, {who}, as it was](restored-{name}.webp)\n\n" for name in figures
     )
     return (
         "Held-out pictures under masks of scratches (thin), of brush strokes (medium), and of blocks and borders "

@@ -20,8 +20,8 @@ from tests.browser.test_inpaint import operations, ready, stroke, take_model
 
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 TABS = {
-    "Generate": "生成", "Reconstruct": "重建", "Inpaint": "修复", "Restore": "旧照修缮", "Compare": "对比", "Gallery": "图库",
-    "Models": "模型", "System": "系统",
+    "Generate": "生成", "Reconstruct": "重建", "Inpaint": "修复", "Restore": "旧照修缮", "Compare": "对比",
+    "Gallery": "图库", "Models": "模型", "System": "系统",
 }  # fmt: skip
 SHOWN = ("Generate", "Reconstruct", "Inpaint", "Restore", "Compare", "Gallery")  # in the READMEs
 PROMPTS = ("red heart, glossy", "cat face, flat", "bus, 3d", "apple, cartoon")

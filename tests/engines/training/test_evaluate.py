@@ -59,9 +59,9 @@ def test_a_card_of_a_model_that_draws(make, folder, tmp_path, monkeypatch):
     assert f"| drawn | {drawn['KID']:.3f} | {drawn['MMD']:.3f} |" in card
     wide = figures["restoration"]["icons"]["wide"]["Telea"]
     assert f"| icons, wide | Telea | {wide['psnr']:.2f} dB |" in card
-    for name in ("prompts", "styles", "chinese", "nearest", "restored-icons"):
-        assert f"({name}.png)" in card
-        assert len(Image.open(tmp_path / "card" / f"{name}.png").convert("RGB").getcolors(1 << 20)) > 2
+    for name in ("prompts.png", "styles.png", "chinese.png", "nearest.png", "restored-icons.webp"):
+        assert f"({name})" in card
+        assert len(Image.open(tmp_path / "card" / name).convert("RGB").getcolors(1 << 20)) > 2
 
 
 def test_a_card_of_a_vqgan(folder, tmp_path):

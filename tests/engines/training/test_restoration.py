@@ -37,7 +37,7 @@ def test_a_classical_method_measured_as_a_model_gets_its_own_figures(tmp_path):
     row = figures["photographs"]["wide"]["mean"]
     assert f"| photographs, wide | mean | {row['psnr']:.2f} dB | {row['ssim']:.3f} | {row['perceptual']:.3f} |" in text
     for name in figures:
-        assert f"(restored-{name}.png)" in text and Image.open(tmp_path / f"restored-{name}.png").width > 6 * SIZE
+        assert f"(restored-{name}.webp)" in text and Image.open(tmp_path / f"restored-{name}.webp").width > 6 * SIZE
 
 
 def test_the_model_sees_nothing_of_what_it_is_to_paint_and_counts_only_there(tmp_path, monkeypatch):
