@@ -18,9 +18,11 @@ TASKS = {
     "kl": ("reconstruct",),
     "latent-diffusion": ("generate", "inpaint", "locate"),
     "token-transformer": ("generate", "resample", "inpaint"),
+    "upscaler": ("upscale",),
     "clip": (),
     "diffusers": ("generate",),  # a folder of a pipeline
-    classical.FAMILY: ("inpaint",),  # of OpenCV: there is no file
+    "classical-inpainting": ("inpaint",),  # of OpenCV: there is no file
+    "classical-upscaling": ("upscale",),
 }
 
 log = logging.getLogger(__name__)
@@ -59,14 +61,11 @@ def catalog(home=None):
             log.warning("%s is not in the catalog: the name %s is taken by %s.", path, row.id, rows[row.id].path)
             continue
         rows[row.id] = row
-    for name in classical.METHODS:
-        rows.setdefault(name, _classical(name))
+    for name, method in classical.METHODS.items():
+        about = {"about": method.about}
+        row = Model(name, method.family, TASKS[method.family], None, 0, "Apache-2.0 (OpenCV)", about)
+        rows.setdefault(name, row)
     return rows
-
-
-def _classical(name):
-    about = {"about": classical.METHODS[name][1]}
-    return Model(name, classical.FAMILY, TASKS[classical.FAMILY], None, 0, "Apache-2.0 (OpenCV)", about)
 
 
 def read(path):

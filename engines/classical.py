@@ -1,28 +1,56 @@
-"""Inpainting without weights: OpenCV's fast marching and fluid dynamics, for scratches and as the floor to beat."""
+"""Methods without weights, as models: inpainting and resampling of OpenCV, for themselves and as floors to beat."""
+
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-FAMILY = "classical"
+OPENCV = f"opencv {cv2.__version__}"  # instead of a file's hash: what they depend on
 RADIUS = 5  # pixels round a place that its value is made of
-METHODS = {
-    "telea": (cv2.INPAINT_TELEA, "Fast marching from the edges inwards (Telea, 2004)."),
-    "navier-stokes": (cv2.INPAINT_NS, "Lines of equal brightness go on as in a fluid (Bertalmio et al., 2001)."),
-}
 
 
-class Classical:
-    """One of `METHODS` as a model that inpaints."""
+@dataclass(frozen=True)
+class Inpainting:
+    """Fills holes from their edges."""
 
-    family = FAMILY
-    size = 1024  # pixels a side that it works on at most: in time that grows with what is painted
-    size_multiple = 1
-    device = "cpu"
-
-    def __init__(self, name):
-        self.name = name
-        self.sha256 = f"opencv {cv2.__version__}"  # instead of a file's hash: what it depends on
+    name: str
+    about: str
+    flag: int
+    family: str = "classical-inpainting"
+    size: int = 1024  # pixels a side that it works on at most: in time that grows with what is painted
+    size_multiple: int = 1
+    device: str = "cpu"
+    sha256: str = OPENCV
 
     def fill(self, picture, mask):
         """`picture (H, W, 3)` uint8 with the pixels of `mask (H, W)` bool made from those around them."""
-        return cv2.inpaint(picture, mask.astype(np.uint8), RADIUS, METHODS[self.name][0])
+        return cv2.inpaint(picture, mask.astype(np.uint8), RADIUS, self.flag)
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """Enlarges by a filter and invents nothing."""
+
+    name: str
+    about: str
+    flag: int
+    family: str = "classical-upscaling"
+    device: str = "cpu"
+    sha256: str = OPENCV
+
+    def enlarge(self, picture, size):
+        """`picture (H, W, C)` uint8 at another `(width, height)`."""
+        return cv2.resize(picture, size, interpolation=self.flag)
+
+
+METHODS = {
+    method.name: method
+    for method in (
+        Inpainting("telea", "Fast marching from the edges inwards (Telea, 2004).", cv2.INPAINT_TELEA),
+        Inpainting(
+            "navier-stokes", "Lines of equal brightness go on as in a fluid (Bertalmio et al., 2001).", cv2.INPAINT_NS
+        ),
+        Resampling("lanczos", "A windowed sinc over eight pixels (Duchon, 1979): sharp, and nothing new.",
+                   cv2.INTER_LANCZOS4),
+    )
+}  # fmt: skip

@@ -83,8 +83,8 @@ class Engine:
 
     def load(self, row):
         """The model of a row of the catalog, on the device, loaded if it is not yet."""
-        if row.family == classical.FAMILY:
-            return classical.Classical(row.id)
+        if row.path is None:
+            return classical.METHODS[row.id]
         key = self._key(row)
         if key not in self._loaded:
             first_stage = self.load(catalog.first_stage(row, self.home)) if row.first_stage else None

@@ -121,7 +121,7 @@ def _parser():
     command("models", _models, "What is in the catalog.")
 
     train = command("train", _train, "Train a model on a folder of pictures.")
-    train.add_argument("kind", choices=("vqgan", "text", "tokens", "diffusion"), help="what to train")
+    train.add_argument("kind", choices=("vqgan", "text", "tokens", "diffusion", "upscaler"), help="what to train")
     train.add_argument("--data", type=Path, required=True, help="pictures with metadata.jsonl or .txt, or IDX digits")
     train.add_argument("--out", type=Path, required=True, help="the folder of the run")
     train.add_argument("--preset", default="icons", help="the recipe: icons, or digits for a VQGAN")

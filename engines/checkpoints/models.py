@@ -8,6 +8,7 @@ import torch
 from engines.checkpoints import files
 from engines.diffusion.latent import LatentDiffusion, LatentDiffusionConfig
 from engines.diffusion.unet import UNetConfig
+from engines.diffusion.upscaler import Upscaler, UpscalerConfig
 from engines.errors import AtelierError, BadCheckpoint
 from engines.text.clip import CLIP, CLIPConfig
 from engines.text.encoder import TextConfig
@@ -28,6 +29,10 @@ def _clip(config):
     return CLIP(CLIPConfig(**config | {"text": TextConfig(**config["text"])}))
 
 
+def _upscaler(config):
+    return Upscaler(UpscalerConfig(**config))
+
+
 def _latent_diffusion(config, first_stage):
     unet, text = UNetConfig(**config["unet"]), TextConfig(**config["text"])
     return LatentDiffusion(LatentDiffusionConfig(**config | {"unet": unet, "text": text}), first_stage)
@@ -39,7 +44,7 @@ def _token_transformer(config, first_stage):
     return TokenGenerator(shape, first_stage)
 
 
-ALONE = {"vqgan": _vqgan, "kl": _kl, "clip": _clip}
+ALONE = {"vqgan": _vqgan, "kl": _kl, "clip": _clip, "upscaler": _upscaler}
 DRAWING = {"latent-diffusion": _latent_diffusion, "token-transformer": _token_transformer}  # by an autoencoder
 FAMILIES = ALONE | DRAWING
 

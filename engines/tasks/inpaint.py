@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from engines import blending, classical, masks, pictures, tensors
+from engines import blending, masks, pictures, tensors
 from engines.diffusion import inpainting, samplers, schedules
 from engines.errors import BadPicture, BadRequest
 from engines.requests import InpaintResult, Picture, Progress, alone
@@ -16,18 +16,19 @@ from engines.vqgan import decoding
 
 LEAST = 8  # pixels a side of a picture: one latent
 JUMP = 5  # steps that are gone again at once
+READING = ("latent-diffusion", "token-transformer")  # families that follow words and work at a size of their own
 LONGEST = 2  # times its own size that a model works on at most, along the longer side
 
 
 @torch.no_grad()
 def inpaint(request, model, on_progress=None):
-    """The pictures of an `InpaintRequest` by a `LatentDiffusion`, a `TokenGenerator` or a `Classical` method.
+    """The pictures of an `InpaintRequest` by a `LatentDiffusion`, a `TokenGenerator` or `classical.Inpainting`.
 
     They are of the full size of the source, with its new space, and equal to it to the last bit outside of the
     feathered mask, transparency included. Raises `BadRequest` for a mask that fits nothing.
     """
     started = time.monotonic()
-    if model.family != classical.FAMILY:
+    if model.family in READING:
         drawing.check_words(request, model)
     source, mask = _opened(request)
     places = _places(request, mask, model.size)
@@ -123,7 +124,7 @@ def work_size(box, model):
     """The width and height that a model works at: about as many pixels as it learned with."""
     width, height = box[2] - box[0], box[3] - box[1]
     scale = min(model.size / (width * height) ** 0.5, LONGEST * model.size / max(width, height))
-    if model.family == classical.FAMILY:
+    if model.family not in READING:
         scale = min(1, scale)
     multiple = model.size_multiple
     return tuple(max(multiple, round(side * scale / multiple) * multiple) for side in (width, height))
@@ -207,4 +208,8 @@ def _by_neighbours(request, model, batch, x, strength, report, each):
     return tensors.from_image(Image.fromarray(filled)).expand(len(batch), -1, -1, -1)
 
 
-PAINT = {"latent-diffusion": _by_diffusion, "token-transformer": _by_tokens, classical.FAMILY: _by_neighbours}
+PAINT = {
+    "latent-diffusion": _by_diffusion,
+    "token-transformer": _by_tokens,
+    "classical-inpainting": _by_neighbours,
+}

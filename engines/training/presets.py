@@ -4,6 +4,7 @@ from engines.diffusion.unet import UNetConfig
 from engines.training.clip import CLIPRecipe
 from engines.training.diffusion import DiffusionRecipe
 from engines.training.tokens import TokenRecipe
+from engines.training.upscaler import UpscalerRecipe
 from engines.training.vqgan import VQGANRecipe
 from engines.vqgan.autoencoder import AutoencoderConfig, CodebookConfig
 
@@ -50,6 +51,8 @@ DIFFUSION = {
         )
     ),
 }
+
+UPSCALER = {"icons": UpscalerRecipe()}
 
 TEXT = {"icons": CLIPRecipe()}
 

@@ -37,7 +37,7 @@ def measure(model, examples, size, out, say=print):
         if example.held_out:
             held_out["icons" if example.pixels.shape[2] == 4 else "photographs"].append(example)
     perceptual, figures = metrics.RandomPerceptual(), {}
-    painters = {"ours": model} | {name: classical.Classical(method) for name, method in FLOOR.items()}
+    painters = {"ours": model} | {name: classical.METHODS[method] for name, method in FLOOR.items()}
     for name, rows in held_out.items():
         rows = data.evenly(rows, PICTURES)
         if not rows:

@@ -10,6 +10,7 @@ from engines.training import data, loop, presets
 from engines.training.clip import CLIPTrainer
 from engines.training.diffusion import DiffusionTrainer
 from engines.training.tokens import TokenTrainer
+from engines.training.upscaler import UpscalerTrainer
 from engines.training.vqgan import VQGANTrainer
 
 PRESETS = {
@@ -17,12 +18,14 @@ PRESETS = {
     "text": presets.TEXT,
     "tokens": presets.TOKENS,
     "diffusion": presets.DIFFUSION,
+    "upscaler": presets.UPSCALER,
 }
 TAKES = {
     "vqgan": ("lpips",),
     "text": ("first_stage",),
     "tokens": ("first_stage", "text", "start"),
     "diffusion": ("first_stage", "text", "start"),
+    "upscaler": ("start",),
 }
 SPELLED = {"first_stage": "first-stage", "start": "from"}
 DRAWERS = {"tokens": (TokenTrainer, "token-transformer"), "diffusion": (DiffusionTrainer, "latent-diffusion")}
@@ -64,6 +67,9 @@ def train(
     }
     if kind == "vqgan":
         trainer = VQGANTrainer(dataclasses.replace(recipe, lpips=lpips), examples, device, card)
+    elif kind == "upscaler":
+        begun = _load(engine, start, "upscale") if start else None
+        trainer = UpscalerTrainer(recipe, examples, device, card, begun)
     elif kind == "text":
         trainer = CLIPTrainer(recipe, examples, _load(engine, first_stage, "reconstruct"), device, card, report)
     else:

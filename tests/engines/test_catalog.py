@@ -24,7 +24,7 @@ def home(tmp_path):
 def test_every_shipped_model_builds_and_is_finite():
     rows, engine = catalog.catalog(), Engine()
     assert {"vqgan", "latent-diffusion"} <= {row.family for row in rows.values()}
-    assert {row.family for row in rows.values() if row.path is None} == {"classical"}
+    assert {row.family for row in rows.values() if row.path is None} == {"classical-inpainting", "classical-upscaling"}
     for row in rows.values():
         model = engine.load(row)
         if row.path is None:

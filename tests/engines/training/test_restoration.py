@@ -26,7 +26,7 @@ def photographs(count=12):
 
 def test_a_classical_method_measured_as_a_model_gets_its_own_figures(tmp_path):
     examples = tiny.examples(count=60, size=SIZE) + photographs(2)
-    figures = restoration.measure(classical.Classical("telea"), examples, SIZE, tmp_path, **SAY)
+    figures = restoration.measure(classical.METHODS["telea"], examples, SIZE, tmp_path, **SAY)
     assert set(figures) == {"icons", "photographs"}
     for widths in figures.values():
         assert set(widths) == set(restoration.WIDTHS)
@@ -51,7 +51,7 @@ def test_the_model_sees_nothing_of_what_it_is_to_paint_and_counts_only_there(tmp
 
     monkeypatch.setattr(restoration, "inpaint", paint)
     rows = photographs()
-    figures = restoration.measure(classical.Classical("telea"), rows, SIZE, tmp_path, **SAY)
+    figures = restoration.measure(classical.METHODS["telea"], rows, SIZE, tmp_path, **SAY)
     for picture, mask in asked:
         assert mask.any() and not picture[mask > 0].any()
         assert np.array_equal(picture[mask == 0], rows[0].pixels[mask == 0])
