@@ -19,6 +19,7 @@ from engines.tasks.locate import locate
 from engines.tasks.measure import measure
 from engines.tasks.reconstruct import reconstruct
 from engines.tasks.resample import resample
+from engines.tasks.upscale import upscale
 
 # what a request asks of a model: the task that it must be able to do, and its function
 TASKS = {
@@ -26,6 +27,7 @@ TASKS = {
     requests.InpaintRequest: ("inpaint", inpaint),
     requests.ReconstructRequest: ("reconstruct", reconstruct),
     requests.ResampleRequest: ("resample", resample),
+    requests.UpscaleRequest: ("upscale", upscale),
     requests.LocateRequest: ("locate", locate),
     requests.CodebookRequest: ("reconstruct", codebook),
 }

@@ -203,6 +203,25 @@ class InpaintRequest(Drawn):
 
 
 @dataclass(frozen=True)
+class UpscaleRequest:
+    """A picture at more pixels."""
+
+    model: str = _free("", "which upscaler draws what is missing")
+    image: bytes = _free(b"", "the picture, as PNG, at its full size")
+    scale: float = _number(2.0, 1.0, 16.0, 0.1, "how many times as wide and as high")
+    denoise: float = _number(0.0, 0.0, 1.0, 0.05, "how worn the picture is by blur, noise and JPEG, to be taken away")
+    detail: float = _number(0.0, 0.0, 1.0, 0.05, "how much may be invented; 0 is the most faithful")
+    steps: int = _number(4, 2, 8, 1, "looks at what is invented; without detail one is enough")
+    seed: int = _number(0, 0, 2**32 - 1, 1, "the same seed invents the same detail")
+    tile: int = _number(256, 32, 1024, 32, "pixels a side that are worked on at once; changes time and memory alone")
+
+    def __post_init__(self):
+        _check(self)
+        if not self.image:
+            raise BadRequest("There is no picture to enlarge: choose one first.")
+
+
+@dataclass(frozen=True)
 class LocateRequest:
     """Where in a picture some words are, as a latent diffusion model sees it."""
 
@@ -379,6 +398,7 @@ class CompareRequest:
 TASKS = {
     "generate": GenerateRequest,
     "inpaint": InpaintRequest,
+    "upscale": UpscaleRequest,
     "locate": LocateRequest,
     "adjust": AdjustRequest,
     "reconstruct": ReconstructRequest,

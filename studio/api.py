@@ -48,6 +48,10 @@ def publish(studio):
         given["image"] = images.source_bytes(sent(given["image"]), given["max_side"])
         return finished(requests.ReconstructRequest(**given))
 
+    def upscale(**given):
+        given["image"] = images.full_bytes(sent(given["image"]))
+        return finished(requests.UpscaleRequest(**given))
+
     def adjust(**given):
         given["image"] = images.full_bytes(sent(given["image"]))
         return finished(requests.AdjustRequest(**given))
@@ -61,6 +65,7 @@ def publish(studio):
 
     endpoint("generate", requests.GenerateRequest, generate)
     endpoint("inpaint", requests.InpaintRequest, inpaint)
+    endpoint("upscale", requests.UpscaleRequest, upscale)
     endpoint("adjust", requests.AdjustRequest, adjust)
     endpoint("reconstruct", requests.ReconstructRequest, reconstruct, leave_out=("tokens",))
     gr.api(guard(models), api_name="models")

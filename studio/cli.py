@@ -101,6 +101,12 @@ def _parser():
     ):  # fmt: skip
         _add_control(inpaint, requests.InpaintRequest, name)
 
+    upscale = command("upscale", _upscale, "A picture at more pixels.")
+    upscale.add_argument("image", help="the picture; - reads standard input")
+    upscale.add_argument("--out", required=True, help="the PNG to write; - writes standard output")
+    for name in ("model", "scale", "denoise", "detail", "steps", "seed", "tile"):
+        _add_control(upscale, requests.UpscaleRequest, name)
+
     adjust = command("adjust", _adjust, "The colours of a picture cleaned up: white balance, fading, levels.")
     adjust.add_argument("image", help="the picture; - reads standard input")
     adjust.add_argument("--out", required=True, help="the PNG to write; - writes standard output")
@@ -219,6 +225,14 @@ def _inpaint(arguments):
 def _inpainting(arguments):
     mask = images.full_bytes(_source(arguments.mask)) if arguments.mask else b""
     return _asked(arguments, requests.InpaintRequest, image=images.full_bytes(_source(arguments.image)), mask=mask)
+
+
+def _upscale(arguments):
+    request = _asked(arguments, requests.UpscaleRequest, image=images.full_bytes(_source(arguments.image)))
+    result = _engine(arguments).run(request, _progress)
+    width, height = result.pictures[0].image.size
+    made = _one_written(arguments, result, f"{width}x{height} pixels")
+    return made and made | {"model": result.record["request"]["model"]}
 
 
 def _adjust(arguments):

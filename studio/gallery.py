@@ -25,7 +25,7 @@ from studio.database import spaced
 THUMBNAIL = 256  # pixels of the longer side
 DAY = 24 * 3600
 OF_USER = "@"  # begins the name of a folder that is one user's
-PICTURES = ("generate", "inpaint", "adjust", "reconstruct")  # the tasks that pictures come from
+PICTURES = ("generate", "inpaint", "adjust", "upscale", "reconstruct")  # the tasks that pictures come from
 KEPT = DAY  # seconds in which a deletion can be undone
 
 log = logging.getLogger(__name__)

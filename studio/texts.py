@@ -283,6 +283,10 @@ TABLE = {
     "balance": ("White balance", "白平衡"),
     "fading": ("Fading", "褪色"),
     "levels": ("Levels", "色阶"),
+    "scale": ("Times as large", "放大倍数"),
+    "denoise": ("Clean up", "去噪"),
+    "detail": ("Detail", "细节"),
+    "tile": ("Tile", "分块"),
     "adjust": ("Colours cleaned up", "色彩整理"),
     "upscale": ("Upscale", "放大"),
     "upscale.coming": (
@@ -506,6 +510,10 @@ TABLE = {
 
 HELP_ZH = {
     "balance": "去除光线造成的偏色",
+    "scale": "宽和高各放大多少倍",
+    "denoise": "图片的模糊、噪点与 JPEG 痕迹有多重，将被去除",
+    "detail": "可以编造多少细节；0 最忠实",
+    "tile": "每次处理的边长像素；只影响时间与内存",
     "fading": "找回褪去的对比与颜色",
     "levels": "把明暗从黑到白拉开",
     "model": "用哪个模型",
@@ -568,7 +576,8 @@ CHOICES_ZH = {
     "order.halton": "Halton：先定下彼此远离的位置，不看把握；干净而多样",
 }
 
-CLASSES = (requests.GenerateRequest, requests.ReconstructRequest, requests.InpaintRequest, requests.AdjustRequest)
+CLASSES = (requests.GenerateRequest, requests.ReconstructRequest, requests.InpaintRequest, requests.AdjustRequest,
+           requests.UpscaleRequest)
 
 
 def _rows():

@@ -6,6 +6,7 @@ import torch
 from engines import pictures, requests
 from engines.checkpoints import files, models
 from engines.diffusion.unet import UNetConfig
+from engines.diffusion.upscaler import Upscaler, UpscalerConfig
 from engines.training.clip import CLIPRecipe, CLIPTrainer
 from engines.training.data import Example
 from engines.training.diffusion import DiffusionRecipe, DiffusionTrainer
@@ -102,6 +103,17 @@ def latent_diffusion(recipe=RECIPE):
             if not parameter.any():
                 parameter.normal_(0, 0.05, generator=draw)
     return model.eval().requires_grad_(False)
+
+
+def upscaler(seed=0):
+    """A model whose every weight counts."""
+    torch.manual_seed(seed)
+    model = Upscaler(UpscalerConfig(ch=8, blocks=2, residual_std=(0.3, 0.4)))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.any():
+                parameter.normal_(0, 0.2)
+    return _as_loaded(model.eval().requires_grad_(False), seed)
 
 
 def png(image):

@@ -53,7 +53,7 @@ class UpscalerTrainer:
     def _spread(self):
         # of what bicubic enlargement lacks at each scale, over the whole way of wear
         found = {scale: [] for scale in self.recipe.net.scales}
-        for index in range(len(found) * MEASURED // self.batch):
+        for index in range(len(found) * -(-MEASURED // self.batch)):
             large, small, _, scale = self.pictures(index)
             found[scale].append((large - enlarged(small, scale)).square().mean())
         return tuple(torch.stack(errors).mean().sqrt().item() for errors in found.values())

@@ -12,7 +12,7 @@ CLEAN = (Image.Resampling.LANCZOS, Image.Resampling.BICUBIC, Image.Resampling.BO
 def reduced(pixels, scale, rng):
     """`(H, W, 3)` uint8 made smaller by `scale` and nothing else, by one of the filters that programs use."""
     size = (pixels.shape[1] // scale, pixels.shape[0] // scale)
-    return np.asarray(Image.fromarray(pixels).resize(size, CLEAN[rng.integers(len(CLEAN))]))
+    return np.array(Image.fromarray(pixels).resize(size, CLEAN[rng.integers(len(CLEAN))]))
 
 
 def worn(pixels, scale, wear, rng):

@@ -133,6 +133,13 @@ def test_a_script_cleans_colours_up(client, tmp_path):
     assert low < 5 and high > 250
 
 
+def test_a_script_enlarges(client, tmp_path):
+    Image.effect_noise((50, 40), 60).save(tmp_path / "in.png")
+    asked = {"image": handle_file(tmp_path / "in.png"), "model": "lanczos", "scale": 2.5}
+    found = client.predict(**asked, api_name="/upscale")
+    assert images.read_picture(found["pictures"][0]["file"]).size == (125, 100)
+
+
 def test_a_script_is_told_what_is_wrong(client):
     with pytest.raises(Exception, match="steps is 500; it must lie between 1 and 150"):
         client.predict(prompt="a", steps=500, api_name="/generate")
@@ -142,7 +149,7 @@ def test_a_script_is_told_what_is_wrong(client):
 
 def test_endpoints_are_named_typed_and_documented(client):
     told = client.view_api(return_format="dict")["named_endpoints"]
-    assert set(told) == {"/generate", "/inpaint", "/adjust", "/reconstruct", "/models"}
+    assert set(told) == {"/generate", "/inpaint", "/adjust", "/upscale", "/reconstruct", "/models"}
     parameters = {row["parameter_name"]: row for row in told["/generate"]["parameters"]}
     assert parameters["steps"]["python_type"]["type"] == "int" and parameters["steps"]["parameter_default"] == 20
     assert "which generator draws" in told["/generate"]["description"]

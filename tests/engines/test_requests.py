@@ -14,6 +14,9 @@ PICTURE = bytes(range(256)) * 3
 VALID = {
     "generate": {"prompt": "a red fox"},
     "inpaint": {"prompt": "a red fox", "image": PICTURE, "mask": PICTURE},
+    "adjust": {"image": PICTURE},
+    "upscale": {"image": PICTURE},
+    "locate": {"prompt": "a red fox", "image": PICTURE},
     "reconstruct": {"image": PICTURE},
     "resample": {"prompt": "a red fox", "tokens": PICTURE, "mask": PICTURE},
     "codebook": {},

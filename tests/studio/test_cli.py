@@ -67,6 +67,16 @@ def test_adjust_cleans_colours_up(capsys, home, tmp_path):
     assert images.read_record(tmp_path / "clean.png")["request"]["levels"] == 1.0
 
 
+def test_upscale_makes_more_pixels(capsys, home, tmp_path):
+    Image.effect_noise((30, 20), 60).convert("RGB").save(tmp_path / "in.png")
+    words = ["upscale", str(tmp_path / "in.png"), "--scale", "4", "--model", "lanczos"]
+    code, found, _ = run(capsys, home, *words, "--out", str(tmp_path / "out.png"))
+    assert code == 0 and found["model"] == "lanczos"
+    assert Image.open(tmp_path / "out.png").size == (120, 80)
+    code, _, err = run(capsys, home, *words[:2], "--scale", "1000", "--out", str(tmp_path / "out.png"))
+    assert code == 2 and "must lie between 1.0 and 16.0" in err
+
+
 @pytest.mark.parametrize("model", ["painter", "telea"])
 def test_inpaint_changes_what_is_painted_and_nothing_else(capsys, home, tmp_path, model):
     source, mask = tmp_path / "photo.webp", tmp_path / "mask.jpg"

@@ -1,0 +1,115 @@
+"""Enlarging: to the pixel, without seams, whatever the size, the tile and the transparency."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from engines import catalog
+from engines.classical import METHODS
+from engines.engine import Engine
+from engines.errors import BadRequest, Cancelled
+from engines.requests import UpscaleRequest
+from engines.tasks import upscale as module
+from engines.tasks.upscale import upscale
+from tests import tiny
+from tests.tiny import png
+
+
+def picture(width=70, height=45, mode="RGB"):
+    pixels = np.random.default_rng(0).integers(0, 256, (height // 5 + 1, width // 5 + 1, len(mode)), dtype=np.uint8)
+    return Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def asked(image=None, **fields):
+    return UpscaleRequest(image=png(image or picture()), **fields)
+
+
+def pixels(result):
+    return np.asarray(result.pictures[0].image)
+
+
+@pytest.fixture(scope="module")
+def models():
+    return {"upscaler": tiny.upscaler(), "lanczos": METHODS["lanczos"]}
+
+
+@pytest.mark.parametrize("fields", [{}, {"scale": 4, "denoise": 0.5}, {"detail": 1, "steps": 3}, {"scale": 8}])
+def test_tiles_are_as_of_the_whole_picture(models, fields):
+    whole = pixels(upscale(asked(**fields, tile=1024), models["upscaler"])).astype(int)
+    tiled = pixels(upscale(asked(**fields, tile=32), models["upscaler"]))
+    assert np.abs(tiled - whole).max() <= 1  # of rounding
+
+
+@pytest.mark.parametrize("name", ["upscaler", "lanczos"])
+@pytest.mark.parametrize("scale", [1, 1.3, 2, 3, 4, 5.5, 8])
+def test_the_size_is_as_asked_to_the_pixel(models, name, scale):
+    result = upscale(asked(picture(37, 23), scale=scale), models[name])
+    assert result.pictures[0].image.size == (round(37 * scale), round(23 * scale))
+
+
+@pytest.mark.parametrize("name", ["upscaler", "lanczos"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 700), (700, 3), (33, 31)])
+def test_odd_pictures_are_enlarged(models, name, size):
+    assert upscale(asked(picture(*size), tile=32), models[name]).pictures[0].image.size == (2 * size[0], 2 * size[1])
+
+
+@pytest.mark.parametrize("name", ["upscaler", "lanczos"])
+def test_transparency_stays_and_hidden_colours_do_not_show(models, name):
+    source = np.full((40, 40, 4), (200, 40, 40, 255), np.uint8)
+    source[:, 20:] = (0, 255, 0, 0)  # green that nobody sees
+    found = pixels(upscale(asked(Image.fromarray(source)), models[name]))
+    assert found.shape == (80, 80, 4)
+    assert (found[:, :36, 3] == 255).all() and (found[:, 44:, 3] == 0).all()
+    even = np.zeros_like(source)
+    even[...] = (200, 40, 40, 255)
+    expected = pixels(upscale(asked(Image.fromarray(even[..., :3])), models[name])).astype(int)
+    assert np.abs(found[:, 30:50, :3] - expected[:, 30:50]).max() <= 2
+
+
+def test_an_enlargement_by_a_filter_invents_nothing(models):
+    source = picture()
+    result = upscale(asked(source, scale=3), models["lanczos"])
+    back = np.asarray(result.pictures[0].image.resize(source.size, Image.Resampling.BOX), int)
+    assert np.abs(back - np.asarray(source)).mean() < 2
+
+
+def test_seed_wear_and_detail_matter_and_the_same_is_made_again(models):
+    plain = pixels(upscale(asked(), models["upscaler"]))
+    # without detail nothing is invented, and neither seed nor steps count
+    np.testing.assert_array_equal(plain, pixels(upscale(asked(seed=5, steps=8), models["upscaler"])))
+    inventive = pixels(upscale(asked(detail=1), models["upscaler"]))
+    np.testing.assert_array_equal(inventive, pixels(upscale(asked(detail=1), models["upscaler"])))
+    for change in ({"detail": 1, "seed": 5}, {"detail": 0.4}, {"detail": 1, "steps": 2}, {"denoise": 0.6}):
+        assert not np.array_equal(inventive, pixels(upscale(asked(**change), models["upscaler"]))), change
+
+
+def test_progress_counts_tiles_of_all_passes_and_stop_stops_within_one(models):
+    seen = []
+    upscale(asked(scale=8, tile=32), models["upscaler"], on_progress=seen.append)
+    tiles = 3 * 2 + 9 * 6  # 70x45 by 4, then 280x180 by 2
+    assert [(at.index, at.count) for at in seen] == [(number, tiles) for number in range(1, tiles + 1)]
+
+    def stop(progress):
+        assert progress.index == 1
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        upscale(asked(tile=32), models["upscaler"], on_progress=stop)
+
+
+def test_a_giant_is_refused_with_what_is_possible(models, monkeypatch):
+    monkeypatch.setattr(module, "LARGEST", 200)
+    with pytest.raises(BadRequest, match="70x45 pixels times 4 are 280x180; up to 200 a side.*at most 2.8 times"):
+        upscale(asked(scale=4), models["upscaler"])
+    assert upscale(asked(scale=2.8), models["upscaler"]).pictures[0].image.size == (196, 126)
+
+
+def test_the_engine_enlarges_with_every_model_that_can_and_remakes_the_same():
+    engine = Engine(device="cpu")
+    able = [row.id for row in catalog.catalog().values() if "upscale" in row.tasks]
+    assert "lanczos" in able
+    for name in able:
+        request = asked(model=name, detail=0.5)
+        first, again = engine.run(request), engine.run(request)
+        assert np.array_equal(pixels(first), pixels(again))
+        assert first.pictures[0].record["request"]["model"] == name
