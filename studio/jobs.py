@@ -9,6 +9,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import io
 import itertools
 import logging
 import secrets
@@ -16,6 +17,8 @@ import sqlite3
 import threading
 import time
 from dataclasses import dataclass
+
+from PIL import Image
 
 from engines import requests
 from engines.errors import AtelierError, BadRequest, Cancelled
@@ -119,12 +122,21 @@ def pieces(request):
 
 def work(request):
     """How much is to be done for a request, in pixels times steps; None for tasks that nobody has to wait for."""
+    if isinstance(request, requests.UpscaleRequest):
+        with Image.open(io.BytesIO(request.image)) as image:
+            # of each pixel once, and of sixteen times as many where four times are not enough
+            return image.width * image.height * (1 + 16 * (request.scale > 4)) * _steps(request)
     if not isinstance(request, requests.Drawn):
         return None
     looks = request.count * request.steps * (2 if request.cfg_scale > 1 else 1)
     if isinstance(request, requests.GenerateRequest):
         return looks * request.width * request.height
     return looks * (1 + request.jumps)  # a model paints at its own size, whatever the picture's
+
+
+def _steps(request):
+    # of an enlargement
+    return request.steps if request.detail else 1
 
 
 def _prompt(request):
@@ -501,12 +513,16 @@ class Jobs:
 
 def _kind(request):
     # what is drawn at one pace
-    return type(request), request.model, request.sampler
+    return type(request), request.model, getattr(request, "sampler", "")
 
 
 def _shape(request):
     # what takes one amount of memory
-    size = (request.width, request.height) if isinstance(request, requests.GenerateRequest) else None
+    size = None
+    if isinstance(request, requests.GenerateRequest):
+        size = request.width, request.height
+    elif isinstance(request, requests.UpscaleRequest):
+        size = request.tile, _steps(request)
     return (request.model, size) if work(request) else None
 
 

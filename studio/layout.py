@@ -15,7 +15,7 @@ from gradio.context import LocalContext  # noqa: E402
 
 from studio import api, texts  # noqa: E402
 from studio.security import Guard  # noqa: E402
-from studio.tabs import compare, gallery, generate, inpaint, models, reconstruct, restore, system  # noqa: E402
+from studio.tabs import compare, gallery, generate, inpaint, models, reconstruct, restore, system, upscale  # noqa: E402
 from studio.tabs.coming import Coming  # noqa: E402
 from studio.texts import I18N, t  # noqa: E402
 
@@ -24,7 +24,7 @@ TABS = {
     "reconstruct": reconstruct,
     "inpaint": inpaint,
     "restore": restore,
-    "upscale": Coming("upscale"),
+    "upscale": upscale,
     "compare": compare,
     "gallery": gallery,
     "train": Coming("train"),

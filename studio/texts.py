@@ -289,10 +289,20 @@ TABLE = {
     "tile": ("Tile", "分块"),
     "adjust": ("Colours cleaned up", "色彩整理"),
     "upscale": ("Upscale", "放大"),
-    "upscale.coming": (
-        "Here small pictures will become large ones with believable detail.",
-        "将来可以在这里把小图变成细节可信的大图。",
+    "upscale.empty": (
+        "Choose a picture and how many times as large it shall be. Click on any spot of it to look there first.",
+        "选择图片和放大倍数。点击图片的任意处，可先看那里的效果。",
     ),
+    "upscale.spot": ("Click on the picture to look at a spot before the whole.", "点击图片可先看一处，再做整张。"),
+    "upscale.near": ("The spot: plain | enlarged", "此处：普通放大 | 模型放大"),
+    "upscale.model.help": (
+        "what draws the missing pixels; Lanczos invents nothing", "由什么画出缺少的像素；Lanczos 不编造"
+    ),
+    "upscale.many": ("Enlarge many files", "批量放大"),
+    "upscale.queued": (
+        "{count} pictures are in the queue; they come into the gallery.", "{count} 张图片已排队，完成后在图库中。"
+    ),
+    "to_upscale": ("Send to Upscale", "发送到放大"),
     "train": ("Train", "训练"),
     "train.coming": (
         "Here you will train on your own pictures; until then, `python app.py train --help`.",

@@ -80,8 +80,10 @@ def draw(studio):
                 with gr.Row(elem_classes=["actions", "wrapped"]):
                     sends = {
                         name: gr.Button(t(name), size="sm", elem_id=f"gallery-{name.replace('_', '-')}")
-                        for name in ("use_settings", "to_image", "to_reconstruct", "to_inpaint", "to_compare")
-                    }
+                        for name in (
+                            "use_settings", "to_image", "to_reconstruct", "to_inpaint", "to_upscale", "to_compare",
+                        )
+                    }  # fmt: skip
                 put = gr.Textbox(
                     label=t("gallery.put"), info=t("gallery.put.help"), max_lines=1, elem_id="gallery-put"
                 )

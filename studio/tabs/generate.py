@@ -75,6 +75,7 @@ def draw(studio):
                 to_image = gr.Button(t("to_image"), size="sm", elem_id="generate-to-image")
                 to_reconstruct = gr.Button(t("to_reconstruct"), size="sm", elem_id="generate-to-reconstruct")
                 to_inpaint = gr.Button(t("to_inpaint"), size="sm", elem_id="generate-to-inpaint")
+                to_upscale = gr.Button(t("to_upscale"), size="sm", elem_id="generate-to-upscale")
         with gr.Column(elem_classes="settings"):
             with gr.Accordion(t("settings"), open=True):
                 add("negative")
@@ -136,7 +137,7 @@ def draw(studio):
         chips=chips, run=run, stop=stop, verbs=verbs, finish=finish, skip=skip, queue=jobs, line=line,
         preview=preview, pictures=pictures, details=details,
         download=download, use_seed=use_seed, use_settings=use_settings, to_image=to_image,
-        to_reconstruct=to_reconstruct, to_inpaint=to_inpaint, reuse=reuse,
+        to_reconstruct=to_reconstruct, to_inpaint=to_inpaint, to_upscale=to_upscale, reuse=reuse,
         forecast=forecast, preset=preset, load_preset=load_preset, save_preset=save_preset,
         forget_preset=forget_preset, link=link, address=address,
         asked=fields | {"image": image, "noise_only": noise_only, "random_seed": random_seed},

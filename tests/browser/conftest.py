@@ -79,11 +79,12 @@ def running(home, *options):
 def address(tmp_path_factory):
     """Where a studio answers that has small models of the artist's beside the shipped ones.
 
-    They are a token model, its VQGAN `mirror`, and another VQGAN `lonely`.
+    They are a token model, its VQGAN `mirror`, another VQGAN `lonely`, and an upscaler.
     """
     home = tmp_path_factory.mktemp("home")
     tiny.save(home / "models" / "my-tokens.safetensors", tiny.token_generator())
     tiny.save(home / "models" / "lonely.safetensors", tiny.vqgan(1))
+    tiny.save(home / "models" / "my-upscaler.safetensors", tiny.upscaler())
     with running(home) as url:
         yield url
 

@@ -11,7 +11,14 @@ import pytest
 
 from engines import requests
 from engines.errors import BadRequest
-from engines.requests import AdjustRequest, GenerateRequest, InpaintRequest, Progress, ReconstructRequest
+from engines.requests import (
+    AdjustRequest,
+    GenerateRequest,
+    InpaintRequest,
+    Progress,
+    ReconstructRequest,
+    UpscaleRequest,
+)
 from studio import layout, texts
 from studio.gallery import Entry
 from studio.jobs import JobState
@@ -20,6 +27,7 @@ from tests import tiny
 
 PAGE = {
     GenerateRequest: "generate", ReconstructRequest: "reconstruct", InpaintRequest: "inpaint", AdjustRequest: "restore",
+    UpscaleRequest: "upscale",
 }  # fmt: skip
 FIELDS = [
     (kind, item.name) for kind in PAGE for item in dataclasses.fields(kind) if item.name != "mask"  # which is painted

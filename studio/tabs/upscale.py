@@ -1,0 +1,211 @@
+"""The Upscale tab: more pixels, a look at any spot before the whole, and many files at once."""
+
+import dataclasses
+import io
+from types import SimpleNamespace
+
+import gradio as gr
+from PIL import Image
+
+from engines.errors import AtelierError, BadRequest
+from engines.requests import UpscaleRequest
+from studio import images
+from studio.jobs import FINAL
+from studio.tabs.common import (
+    Latest,
+    Upload,
+    chosen_entry,
+    control,
+    guard,
+    model_control,
+    named,
+    remembered,
+    standing,
+)
+from studio.texts import say, t
+
+LOOK = 2048  # pixels of the longer side of what is shown of a result
+SPOT = 96  # pixels a side of the source that the loupe shows
+MOST = 200  # files at once
+
+
+def draw(studio):
+    """Draw the tab; returns its parts, the fields of the request under `fields`."""
+    fields = {}
+
+    def before_after(name):
+        return gr.ImageSlider(
+            show_label=False, format="png", interactive=False, elem_id=f"upscale-{name}", elem_classes="stage",
+            max_height=560,
+        )  # fmt: skip
+
+    with gr.Row(elem_id="upscale-page", elem_classes="page"):
+        with gr.Column(elem_classes="ask"):
+            image = Upload(
+                type="filepath", format="png", image_mode=None, sources=["upload", "clipboard"], label=t("picture"),
+                elem_id="upscale-image", elem_classes="upload", height=260,
+            )  # fmt: skip
+            gr.Markdown(t("upscale.spot"), elem_classes="hint")
+            fields["scale"] = control(UpscaleRequest, "scale", "upscale")
+            with gr.Row(elem_classes="actions"):
+                run = gr.Button(t("upscale"), variant="primary", elem_id="upscale-run", elem_classes="run")
+                stop = gr.Button(t("stop"), interactive=False, elem_id="upscale-stop", elem_classes="halt")
+            forecast = gr.HTML(elem_id="upscale-forecast")
+            fields["model"] = model_control(studio.home, "upscale", "upscale.model.help")
+            many = gr.UploadButton(
+                t("upscale.many"), file_count="multiple", file_types=[".png", ".jpg", ".jpeg", ".webp"], size="sm",
+                elem_id="upscale-many",
+            )  # fmt: skip
+        with gr.Column(elem_classes=["result", "always"]):
+            line = gr.HTML(elem_id="upscale-status", elem_classes="line")
+            gr.Markdown(t("upscale.empty"), elem_id="upscale-empty", elem_classes=["hint", "empty"])
+            with gr.Column(visible=False) as near:
+                gr.Markdown(t("upscale.near"), elem_classes="hint")
+                loupe = before_after("loupe")
+            with gr.Column(visible=False) as made:
+                gr.Markdown(t("inpaint.before_after"), elem_classes="hint")
+                slider = before_after("slider")
+                with gr.Row(elem_classes="actions"):
+                    download = gr.DownloadButton(t("download"), size="sm", elem_id="upscale-download")
+        with gr.Column(elem_classes="settings"), gr.Accordion(t("settings"), open=True):
+            for pair in (("denoise", "detail"), ("steps", "seed")):
+                with gr.Row():
+                    for name in pair:
+                        fields[name] = control(UpscaleRequest, name, "upscale")
+            fields["tile"] = control(UpscaleRequest, "tile", "upscale")
+    return SimpleNamespace(
+        fields=fields, image=image, run=run, stop=stop, forecast=forecast, many=many, line=line, near=near,
+        loupe=loupe, made=made, slider=slider, download=download, spot=gr.State(None),
+    )  # fmt: skip
+
+
+def wire(studio, parts, parts_of, tabs, demo):
+    """Wire the tab, and the buttons of other tabs that send a picture here."""
+    inputs = studio.inputs
+    # Outside of the tab: a browser reads what it remembers only where it is drawn, and a tab is drawn when visited.
+    key = gr.BrowserState("", storage_key="atelier-upscale", secret="atelier")
+    job = gr.BrowserState("", storage_key="atelier-upscale-job", secret="atelier")
+    asked = parts.fields | {"key": key}
+    quiet = {"show_progress": "hidden", "api_visibility": "private"}
+    followed = Latest()
+
+    def choose(path):
+        name = inputs.keep(path) if path else ""
+        return {
+            key: name, parts.spot: None, parts.near: gr.Column(visible=False), parts.made: gr.Column(visible=False),
+        }  # fmt: skip
+
+    def opened(name):
+        return str(inputs.picture(name)) if inputs.has(name) else None
+
+    def requested(values, request):
+        given = named(asked, values)
+        name = given.pop("key")
+        if not inputs.has(name):
+            raise BadRequest(say(request, "no_picture"))
+        return UpscaleRequest(**given, image=inputs.picture(name).read_bytes())
+
+    def submit(values, request: gr.Request):
+        return studio.jobs.submit(requested(values, request))
+
+    def follow(job, request: gr.Request):
+        followed[request.session_hash] = job
+        for state in studio.jobs.watch(job):
+            if followed.get(request.session_hash) != job:
+                return
+            update = standing(state, request, parts.line, parts.run, parts.stop)
+            if state.entries and state.state in FINAL:
+                path = state.entries[0].path
+                after = Image.open(path).convert("RGB")
+                after.thumbnail((LOOK, LOOK), Image.Resampling.LANCZOS)
+                before = images.read_picture(studio.jobs.request(job).image)
+                update |= {
+                    parts.made: gr.Column(visible=True),
+                    parts.slider: (before.resize(after.size, Image.Resampling.NEAREST), after),
+                    parts.download: gr.DownloadButton(value=str(path)),
+                }
+            yield update
+
+    def follow_remembered(job, request: gr.Request):
+        # gradio takes a handler that yields nothing for one that empties its outputs
+        yield gr.skip()
+        if remembered(studio, job):
+            yield from follow(job, request)
+
+    def foresee(values, request: gr.Request):
+        if not inputs.has(values[key]):
+            return ""
+        wanted = requested(values, request)
+        width, height = (round(side * wanted.scale) for side in Image.open(io.BytesIO(wanted.image)).size)
+        seconds, memory = studio.jobs.estimate(wanted)
+        facts = [f"{width} × {height}"]
+        facts += [say(request, "takes", seconds=seconds)] if seconds else []
+        facts += [say(request, "needs", memory=memory / 2**20)] if memory else []
+        return f'<div class="status forecast">{" · ".join(facts)}</div>'
+
+    def point(event: gr.SelectData):
+        return event.index
+
+    def look(values, request: gr.Request):
+        # the spot alone by the settings as they are, beside plain bicubic enlargement
+        spot = values[parts.spot]
+        if not spot or not inputs.has(values[key]):
+            return {parts.near: gr.Column(visible=False)}
+        picture = images.read_picture(inputs.picture(values[key]))
+        left, top = (
+            min(max(0, round(place) - SPOT // 2), max(0, side - SPOT))
+            for place, side in zip(spot, picture.size, strict=True)
+        )
+        cut = picture.crop((left, top, min(left + SPOT, picture.width), min(top + SPOT, picture.height)))
+        wanted = dataclasses.replace(requested(values, request), image=images.png_bytes(cut))
+        (made,) = studio.jobs.aside(wanted).pictures
+        plain = cut.resize(made.image.size, Image.Resampling.BICUBIC)
+        return {parts.near: gr.Column(visible=True), parts.loupe: (plain, made.image)}
+
+    def queue(values, request: gr.Request):
+        paths, sent, refused = values[parts.many], 0, []
+        if len(paths) > MOST:
+            raise BadRequest(say(request, "gallery.too_many", most=MOST))
+        given = named(parts.fields, values)
+        for path in paths:
+            try:
+                studio.jobs.submit(UpscaleRequest(**given, image=images.full_bytes(path)))
+                sent += 1
+            except AtelierError as error:
+                refused.append(str(error))
+        told = " ".join([say(request, "upscale.queued", count=sent), *dict.fromkeys(refused)])
+        gr.Info(told)
+
+    def send(entries, index, request: gr.Request):
+        path = str(chosen_entry(studio, entries, index, request).path)
+        return {parts.image: path, tabs: gr.Tabs(selected="upscale")} | choose(path)
+
+    def send_from_gallery(number, request: gr.Request):
+        return send([number], 0, request)
+
+    follower = {
+        "inputs": job,
+        "outputs": [parts.line, parts.run, parts.stop, parts.made, parts.slider, parts.download],
+        "concurrency_limit": None, **quiet,
+    }  # fmt: skip
+    asking = parts.run.click(guard(submit), set(asked.values()), job, **quiet)
+    asking.success(guard(follow), trigger_mode="multiple", **follower)
+    demo.load(guard(follow_remembered), **follower)
+    parts.stop.click(guard(lambda job: studio.jobs.stop(job)), job, None, api_visibility="private")
+    demo.load(guard(opened), key, parts.image, **quiet)
+    fresh = [key, parts.spot, parts.near, parts.made]
+    parts.image.input(guard(choose), parts.image, fresh, **quiet)
+    for part in asked.values():
+        part.change(guard(foresee), set(asked.values()), parts.forecast, trigger_mode="always_last", **quiet)
+    seen = {*asked.values(), parts.spot}
+    parts.image.select(point, None, parts.spot, **quiet)
+    parts.spot.change(guard(look), seen, [parts.near, parts.loupe], trigger_mode="always_last", **quiet)
+    for name in ("scale", "denoise", "detail", "model"):
+        parts.fields[name].change(
+            guard(look), seen, [parts.near, parts.loupe], trigger_mode="always_last", **quiet
+        )
+    parts.many.upload(guard(queue), {parts.many, *parts.fields.values()}, None, **quiet)
+    generate, gallery = parts_of["generate"], parts_of["gallery"]
+    sent = [parts.image, tabs, *fresh]
+    generate.to_upscale.click(guard(send), [generate.entries, generate.chosen], sent, **quiet)
+    gallery.sends["to_upscale"].click(guard(send_from_gallery), gallery.chosen, sent, **quiet)
