@@ -211,7 +211,7 @@ class UpscaleRequest:
     scale: float = _number(2.0, 1.0, 16.0, 0.1, "how many times as wide and as high")
     denoise: float = _number(0.0, 0.0, 1.0, 0.05, "how worn the picture is by blur, noise and JPEG, to be taken away")
     detail: float = _number(0.0, 0.0, 1.0, 0.05, "how much may be invented; 0 is the most faithful")
-    steps: int = _number(4, 2, 8, 1, "looks at what is invented; without detail one is enough")
+    looks: int = _number(4, 2, 8, 1, "how often the model looks at what it invents; without detail once")
     seed: int = _number(0, 0, 2**32 - 1, 1, "the same seed invents the same detail")
     tile: int = _number(256, 32, 1024, 32, "pixels a side that are worked on at once; changes time and memory alone")
 

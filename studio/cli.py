@@ -104,7 +104,7 @@ def _parser():
     upscale = command("upscale", _upscale, "A picture at more pixels.")
     upscale.add_argument("image", help="the picture; - reads standard input")
     upscale.add_argument("--out", required=True, help="the PNG to write; - writes standard output")
-    for name in ("model", "scale", "denoise", "detail", "steps", "seed", "tile"):
+    for name in ("model", "scale", "denoise", "detail", "looks", "seed", "tile"):
         _add_control(upscale, requests.UpscaleRequest, name)
 
     adjust = command("adjust", _adjust, "The colours of a picture cleaned up: white balance, fading, levels.")

@@ -125,7 +125,7 @@ def work(request):
     if isinstance(request, requests.UpscaleRequest):
         with Image.open(io.BytesIO(request.image)) as image:
             # of each pixel once, and of sixteen times as many where four times are not enough
-            return image.width * image.height * (1 + 16 * (request.scale > 4)) * _steps(request)
+            return image.width * image.height * (1 + 16 * (request.scale > 4)) * _times_seen(request)
     if not isinstance(request, requests.Drawn):
         return None
     looks = request.count * request.steps * (2 if request.cfg_scale > 1 else 1)
@@ -134,9 +134,9 @@ def work(request):
     return looks * (1 + request.jumps)  # a model paints at its own size, whatever the picture's
 
 
-def _steps(request):
+def _times_seen(request):
     # of an enlargement
-    return request.steps if request.detail else 1
+    return request.looks if request.detail else 1
 
 
 def _prompt(request):
@@ -522,7 +522,7 @@ def _shape(request):
     if isinstance(request, requests.GenerateRequest):
         size = request.width, request.height
     elif isinstance(request, requests.UpscaleRequest):
-        size = request.tile, _steps(request)
+        size = request.tile, _times_seen(request)
     return (request.model, size) if work(request) else None
 
 

@@ -81,7 +81,7 @@ def _passes(scale, scales):
 def _by_tiles(request, model, picture, scale, wear, number, told):
     """One pass: each tile with as much around it as its pixels depend on, so that it is as of the whole picture."""
     height, width = picture.shape[:2]
-    steps = request.steps if request.detail else 1
+    steps = request.looks if request.detail else 1
     margin, side = model.reach * steps, request.tile
     made = np.empty((height * scale, width * scale, 3), np.uint8)
     for top in range(0, height, side):

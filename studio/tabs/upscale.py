@@ -68,7 +68,7 @@ def draw(studio):
                 with gr.Row(elem_classes="actions"):
                     download = gr.DownloadButton(t("download"), size="sm", elem_id="upscale-download")
         with gr.Column(elem_classes="settings"), gr.Accordion(t("settings"), open=True):
-            for pair in (("denoise", "detail"), ("steps", "seed")):
+            for pair in (("denoise", "detail"), ("looks", "seed")):
                 with gr.Row():
                     for name in pair:
                         fields[name] = control(UpscaleRequest, name, "upscale")

@@ -33,7 +33,7 @@ def models():
     return {"upscaler": tiny.upscaler(), "lanczos": METHODS["lanczos"]}
 
 
-@pytest.mark.parametrize("fields", [{}, {"scale": 4, "denoise": 0.5}, {"detail": 1, "steps": 3}, {"scale": 8}])
+@pytest.mark.parametrize("fields", [{}, {"scale": 4, "denoise": 0.5}, {"detail": 1, "looks": 3}, {"scale": 8}])
 def test_tiles_are_as_of_the_whole_picture(models, fields):
     whole = pixels(upscale(asked(**fields, tile=1024), models["upscaler"])).astype(int)
     tiled = pixels(upscale(asked(**fields, tile=32), models["upscaler"]))
@@ -75,11 +75,11 @@ def test_an_enlargement_by_a_filter_invents_nothing(models):
 
 def test_seed_wear_and_detail_matter_and_the_same_is_made_again(models):
     plain = pixels(upscale(asked(), models["upscaler"]))
-    # without detail nothing is invented, and neither seed nor steps count
-    np.testing.assert_array_equal(plain, pixels(upscale(asked(seed=5, steps=8), models["upscaler"])))
+    # without detail nothing is invented, and neither seed nor looks count
+    np.testing.assert_array_equal(plain, pixels(upscale(asked(seed=5, looks=8), models["upscaler"])))
     inventive = pixels(upscale(asked(detail=1), models["upscaler"]))
     np.testing.assert_array_equal(inventive, pixels(upscale(asked(detail=1), models["upscaler"])))
-    for change in ({"detail": 1, "seed": 5}, {"detail": 0.4}, {"detail": 1, "steps": 2}, {"denoise": 0.6}):
+    for change in ({"detail": 1, "seed": 5}, {"detail": 0.4}, {"detail": 1, "looks": 2}, {"denoise": 0.6}):
         assert not np.array_equal(inventive, pixels(upscale(asked(**change), models["upscaler"]))), change
 
 
