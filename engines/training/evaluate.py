@@ -16,7 +16,7 @@ from engines import catalog, metrics, pictures, requests, tensors
 from engines.engine import Engine
 from engines.errors import BadRequest
 from engines.text.captions import compose
-from engines.training import data, quality, restoration
+from engines.training import data, enlargement, quality, restoration
 from engines.vqgan import decoding
 from engines.vqgan.quantizer import usage
 
@@ -173,6 +173,14 @@ def _coded(codec, image, bits_per_pixel):
     return Image.open(best[0]).convert("RGB"), best[1]
 
 
+# ---------------------------------------------------------------- upscalers
+
+
+def _upscaler(model, folder, out):
+    figures = enlargement.measure(model, folder.examples(enlargement.SIDE), out, folder.say)
+    return figures, enlargement.described(figures)
+
+
 # ---------------------------------------------------------------- models that draw
 
 
@@ -284,7 +292,7 @@ LOSSES = {
     "latent-diffusion": (_velocity_loss, "Mean squared error of the predicted velocity"),
     "token-transformer": (_token_loss, "Cross-entropy of the hidden tokens"),
 }
-MEASURES = {"vqgan": _vqgan, "latent-diffusion": _drawer, "token-transformer": _drawer}
+MEASURES = {"vqgan": _vqgan, "upscaler": _upscaler, "latent-diffusion": _drawer, "token-transformer": _drawer}
 
 
 def _labelled(rows, labels, path, columns):
