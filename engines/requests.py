@@ -361,8 +361,8 @@ class CompareRequest:
     axes: tuple = ()
 
     def __post_init__(self):
-        if type(self.base) not in (GenerateRequest, InpaintRequest, ReconstructRequest):
-            raise BadRequest("What is compared must be pictures that are drawn, inpainted or reconstructed.")
+        if type(self.base) not in (GenerateRequest, InpaintRequest, UpscaleRequest, ReconstructRequest):
+            raise BadRequest("What is compared must be pictures that are drawn, inpainted, enlarged or reconstructed.")
         if len(self.axes) > 3:
             raise BadRequest(f"A comparison has up to three axes, not {len(self.axes)}.")
         object.__setattr__(self, "axes", (*self.axes, *[({},)] * (3 - len(self.axes))))

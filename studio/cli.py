@@ -120,6 +120,7 @@ def _parser():
     compare.add_argument("--models", required=True, help="names of the catalog or paths, separated by commas")
     compare.add_argument("--image", help="a picture that VQGANs read and redraw; without, models draw the prompt")
     compare.add_argument("--mask", help="with --image: what models paint anew, white in a picture of the same size")
+    compare.add_argument("--scale", type=float, help="with --image: how many times as large upscalers make it")
     compare.add_argument("--out", type=Path, required=True, help="the folder for the pictures, the sheet and the JSON")
     for name in ("prompt", "style", "steps", "cfg_scale", "seed"):
         _add_control(compare, requests.GenerateRequest, name)
@@ -282,13 +283,19 @@ def _reconstruct(arguments):
 
 def _compare(arguments):
     home = _home(arguments)
-    if arguments.mask and not arguments.image:
-        raise BadRequest("A mask needs its picture: give --image as well.")
-    task = "inpaint" if arguments.mask else "reconstruct" if arguments.image else "generate"
+    if (arguments.mask or arguments.scale) and not arguments.image:
+        raise BadRequest("A mask or a scale needs its picture: give --image as well.")
+    if arguments.mask and arguments.scale:
+        raise BadRequest("A picture is inpainted or enlarged: give --mask or --scale.")
+    tasks = {"inpaint": arguments.mask, "upscale": arguments.scale, "reconstruct": arguments.image}
+    task = next((task for task, given in tasks.items() if given), "generate")
     rows = [catalog.find(name.strip(), task, home) for name in arguments.models.split(",")]
     if task == "inpaint":
         _unguided_without_words(arguments)
         base = _inpainting(arguments)
+    elif task == "upscale":
+        image = images.full_bytes(_source(arguments.image))
+        base = requests.UpscaleRequest(image=image, scale=arguments.scale)
     elif task == "reconstruct":
         base = requests.ReconstructRequest(image=_picture(arguments.image, requests.ReconstructRequest.max_side))
     else:

@@ -381,6 +381,11 @@ TABLE = {
         "what shall be new.",
         "图片、蒙版与设置取自“修复”页：请先在那里打开图片并涂抹要重画的地方。",
     ),
+    "compare.larger": ("Models that enlarge", "放大模型"),
+    "compare.larger.help": (
+        "The picture and the settings are those of the Upscale tab: choose a picture there.",
+        "图片与设置取自“放大”页：请先在那里选择图片。",
+    ),
     "compare.models": ("Models", "模型"),
     "compare.models.help": ("two to four; one alone is compared over axes", "两到四个；只选一个时沿轴对比"),
     "compare.too_many": (

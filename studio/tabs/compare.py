@@ -16,13 +16,13 @@ from engines.requests import CompareRequest, MeasureRequest, ReconstructRequest
 from studio import comparison, images
 from studio.jobs import FINAL
 from studio.pair_view import MODES, PairView
-from studio.tabs import inpaint
+from studio.tabs import inpaint, upscale
 from studio.tabs.common import Latest, Upload, control, guard, model_choices, named, remembered, standing, temporary
 from studio.tabs.generate import requested
 from studio.texts import say, t
 
 MOST = 4  # models at once
-COMPARED = ("generate", "reconstruct", "inpaint")  # tasks
+COMPARED = ("generate", "reconstruct", "inpaint", "upscale")  # tasks
 AXES = ("across", "down", "pages")
 CHOOSE = """element.addEventListener('click', event => {
   const cell = event.target.closest('[data-cell]');
@@ -43,7 +43,7 @@ def draw(studio):
         with gr.Column(elem_classes="ask"):
             what = gr.Radio(
                 [(t("compare.words"), "generate"), (t("compare.picture"), "reconstruct"),
-                 (t("compare.mask"), "inpaint")],
+                 (t("compare.mask"), "inpaint"), (t("compare.larger"), "upscale")],
                 value="generate", label=t("compare.what"), elem_id="compare-what",
             )  # fmt: skip
             with gr.Column() as words:
@@ -60,6 +60,9 @@ def draw(studio):
             with gr.Column(visible=False) as mask:
                 gr.Markdown(t("compare.mask.help"), elem_classes="hint")
                 models["inpaint"].render()
+            with gr.Column(visible=False) as larger:
+                gr.Markdown(t("compare.larger.help"), elem_classes="hint")
+                models["upscale"].render()
             blind = gr.Checkbox(label=t("compare.blind"), info=t("compare.blind.help"), elem_id="compare-blind")
             with gr.Row(elem_classes="actions"):
                 run = gr.Button(t("compare"), variant="primary", elem_id="compare-run", elem_classes="run")
@@ -102,17 +105,17 @@ def draw(studio):
                 ranking = gr.HTML(elem_id="compare-ranks")
                 gr.Markdown(t("compare.ranking.help"), elem_classes="hint")
     return SimpleNamespace(
-        what=what, words=words, picture=picture, mask=mask, prompt=prompt, seed=seed, image=image, max_side=max_side,
-        models=models, blind=blind, run=run, stop=stop, line=line, grid=grid, closer=closer, mode=mode, view=view,
-        ballot=ballot, votes=votes, measures=measures, exports=exports, sheet=sheet, folder=folder,
+        what=what, words=words, picture=picture, mask=mask, larger=larger, prompt=prompt, seed=seed, image=image,
+        max_side=max_side, models=models, blind=blind, run=run, stop=stop, line=line, grid=grid, closer=closer,
+        mode=mode, view=view, ballot=ballot, votes=votes, measures=measures, exports=exports, sheet=sheet, folder=folder,
         axes_of_words=axes_of_words, axes=axes, ranking=ranking,
         pair=gr.State(()),
     )  # fmt: skip
 
 
 def wire(studio, parts, parts_of, tabs, demo):
-    """Wire the tab; what it does not ask for itself is as set on the tabs Generate and Inpaint."""
-    form, inpainting = parts_of["generate"].asked, parts_of["inpaint"]
+    """Wire the tab; what it does not ask for itself is as set on the tabs Generate, Inpaint and Upscale."""
+    form, inpainting, upscaling = parts_of["generate"].asked, parts_of["inpaint"], parts_of["upscale"]
     # Outside of the tab: a browser reads what it remembers only where it is drawn, and a tab is drawn when visited.
     job = gr.BrowserState("", storage_key="atelier-compare-job", secret="atelier")
     # The votes to come: the places of two cells each, the first of which is shown as A.
@@ -122,6 +125,7 @@ def wire(studio, parts, parts_of, tabs, demo):
         "what": parts.what, "prompt": parts.prompt, "seed": parts.seed, "image": parts.image,
         "max_side": parts.max_side, "blind": parts.blind, "models": parts.models["generate"],
         "readers": parts.models["reconstruct"], "painters": parts.models["inpaint"], "key": inpainting.key,
+        "enlargers": parts.models["upscale"], "small": upscaling.key,
         **{f"{name} {part}": component for name, pair in zip(AXES, parts.axes, strict=True)
            for part, component in zip(("field", "values"), pair, strict=True)},
     }  # fmt: skip
@@ -137,8 +141,12 @@ def wire(studio, parts, parts_of, tabs, demo):
             compared = _of_words(given, named(form, values), request)
         elif given["what"] == "reconstruct":
             compared = _of_picture(given, request)
+        elif given["what"] == "inpaint":
+            base = inpaint.requested(studio, given["key"], named(inpainting.fields, values) | {"count": 1}, request)
+            compared = CompareRequest(base, (_of_models(base, given["painters"], request),))
         else:
-            compared = _of_mask(given, named(inpainting.fields, values), request)
+            base = upscale.requested(studio, given["small"], named(upscaling.fields, values), request)
+            compared = CompareRequest(base, (_of_models(base, given["enlargers"], request),))
         looked[request.session_hash] = (), values[parts.mode]
         return studio.jobs.submit(compared), _ballots(compared) if given["blind"] else [], ()
 
@@ -163,10 +171,6 @@ def wire(studio, parts, parts_of, tabs, demo):
             image=images.source_bytes(given["image"], given["max_side"]), max_side=given["max_side"]
         )
         return CompareRequest(base, (tuple({"model": name} for name in given["readers"]),))
-
-    def _of_mask(given, fields, request):
-        base = inpaint.requested(studio, given["key"], fields | {"count": 1}, request)
-        return CompareRequest(base, (_of_models(base, given["painters"], request),))
 
     def _of_models(base, names, request):
         rows = catalog(studio.home)
@@ -316,11 +320,13 @@ def wire(studio, parts, parts_of, tabs, demo):
     measured = [job, parts.pair, stored]
     parts.what.change(
         lambda what: [gr.Column(visible=what == "generate"), gr.Column(visible=what == "reconstruct"),
-                      gr.Column(visible=what == "inpaint"), gr.Accordion(visible=what == "generate")],
-        parts.what, [parts.words, parts.picture, parts.mask, parts.axes_of_words], **quiet,
+                      gr.Column(visible=what == "inpaint"), gr.Column(visible=what == "upscale"),
+                      gr.Accordion(visible=what == "generate")],
+        parts.what, [parts.words, parts.picture, parts.mask, parts.larger, parts.axes_of_words], **quiet,
     )  # fmt: skip
     asking = parts.run.click(
-        guard(submit), {*asked.values(), *form.values(), *inpainting.fields.values(), parts.mode},
+        guard(submit),
+        {*asked.values(), *form.values(), *inpainting.fields.values(), *upscaling.fields.values(), parts.mode},
         [job, stored, parts.pair], **quiet,
     )  # fmt: skip
     asking.success(guard(follow), watched, **follower).success(guard(measure), measured, parts.measures, **quiet)

@@ -83,9 +83,9 @@ def wire(studio, parts, parts_of, tabs, demo):
     """Wire the tab, and the buttons of other tabs that send a picture here."""
     inputs = studio.inputs
     # Outside of the tab: a browser reads what it remembers only where it is drawn, and a tab is drawn when visited.
-    key = gr.BrowserState("", storage_key="atelier-upscale", secret="atelier")
+    parts.key = key = gr.BrowserState("", storage_key="atelier-upscale", secret="atelier")
     job = gr.BrowserState("", storage_key="atelier-upscale-job", secret="atelier")
-    asked = parts.fields | {"key": key}
+    asked = {key, *parts.fields.values()}
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     followed = Latest()
 
@@ -98,15 +98,11 @@ def wire(studio, parts, parts_of, tabs, demo):
     def opened(name):
         return str(inputs.picture(name)) if inputs.has(name) else None
 
-    def requested(values, request):
-        given = named(asked, values)
-        name = given.pop("key")
-        if not inputs.has(name):
-            raise BadRequest(say(request, "no_picture"))
-        return UpscaleRequest(**given, image=inputs.picture(name).read_bytes())
+    def wanted(values, request):
+        return requested(studio, values[key], named(parts.fields, values), request)
 
     def submit(values, request: gr.Request):
-        return studio.jobs.submit(requested(values, request))
+        return studio.jobs.submit(wanted(values, request))
 
     def follow(job, request: gr.Request):
         followed[request.session_hash] = job
@@ -135,9 +131,9 @@ def wire(studio, parts, parts_of, tabs, demo):
     def foresee(values, request: gr.Request):
         if not inputs.has(values[key]):
             return ""
-        wanted = requested(values, request)
-        width, height = (round(side * wanted.scale) for side in Image.open(io.BytesIO(wanted.image)).size)
-        seconds, memory = studio.jobs.estimate(wanted)
+        made = wanted(values, request)
+        width, height = (round(side * made.scale) for side in Image.open(io.BytesIO(made.image)).size)
+        seconds, memory = studio.jobs.estimate(made)
         facts = [f"{width} × {height}"]
         facts += [say(request, "takes", seconds=seconds)] if seconds else []
         facts += [say(request, "needs", memory=memory / 2**20)] if memory else []
@@ -157,8 +153,7 @@ def wire(studio, parts, parts_of, tabs, demo):
             for place, side in zip(spot, picture.size, strict=True)
         )
         cut = picture.crop((left, top, min(left + SPOT, picture.width), min(top + SPOT, picture.height)))
-        wanted = dataclasses.replace(requested(values, request), image=images.png_bytes(cut))
-        (made,) = studio.jobs.aside(wanted).pictures
+        (made,) = studio.jobs.aside(dataclasses.replace(wanted(values, request), image=images.png_bytes(cut))).pictures
         plain = cut.resize(made.image.size, Image.Resampling.BICUBIC)
         return {parts.near: gr.Column(visible=True), parts.loupe: (plain, made.image)}
 
@@ -188,16 +183,16 @@ def wire(studio, parts, parts_of, tabs, demo):
         "outputs": [parts.line, parts.run, parts.stop, parts.made, parts.slider, parts.download],
         "concurrency_limit": None, **quiet,
     }  # fmt: skip
-    asking = parts.run.click(guard(submit), set(asked.values()), job, **quiet)
+    asking = parts.run.click(guard(submit), asked, job, **quiet)
     asking.success(guard(follow), trigger_mode="multiple", **follower)
     demo.load(guard(follow_remembered), **follower)
     parts.stop.click(guard(lambda job: studio.jobs.stop(job)), job, None, api_visibility="private")
     demo.load(guard(opened), key, parts.image, **quiet)
     fresh = [key, parts.spot, parts.near, parts.made]
     parts.image.input(guard(choose), parts.image, fresh, **quiet)
-    for part in asked.values():
-        part.change(guard(foresee), set(asked.values()), parts.forecast, trigger_mode="always_last", **quiet)
-    seen = {*asked.values(), parts.spot}
+    for part in asked:
+        part.change(guard(foresee), asked, parts.forecast, trigger_mode="always_last", **quiet)
+    seen = {*asked, parts.spot}
     parts.image.select(point, None, parts.spot, **quiet)
     parts.spot.change(guard(look), seen, [parts.near, parts.loupe], trigger_mode="always_last", **quiet)
     for name in ("scale", "denoise", "detail", "model"):
@@ -209,3 +204,13 @@ def wire(studio, parts, parts_of, tabs, demo):
     sent = [parts.image, tabs, *fresh]
     generate.to_upscale.click(guard(send), [generate.entries, generate.chosen], sent, **quiet)
     gallery.sends["to_upscale"].click(guard(send_from_gallery), gallery.chosen, sent, **quiet)
+
+
+def requested(studio, key, given, request):
+    """The `UpscaleRequest` of the picture of that key and what the form holds, by the names of its fields.
+
+    Raises `BadRequest` where there is no picture.
+    """
+    if not studio.inputs.has(key):
+        raise BadRequest(say(request, "no_picture"))
+    return UpscaleRequest(**given, image=studio.inputs.picture(key).read_bytes())

@@ -10,6 +10,7 @@ from playwright.sync_api import expect
 
 from tests.browser.artist import is_one_sentence, pixels
 from tests.browser.test_inpaint import open_picture, operations, photograph, stroke
+from tests.browser.test_reconstruct import choose
 
 MODELS = ("icons-diffusion", "my-tokens")
 
@@ -134,3 +135,19 @@ def test_models_under_the_mask_that_is_painted(artist, tmp_path):
     before = np.asarray(Image.open(source).convert("RGB")).astype(int)
     assert one.shape == before.shape and (one[:10] == before[:10]).all() and (other[:10] == before[:10]).all()
     assert (one[60, 60:140] != before[60, 60:140]).any() and (one != other).any()
+
+
+def test_upscalers_on_the_picture_that_is_chosen(artist, tmp_path):
+    artist.tab("Upscale")
+    choose(artist, photograph(tmp_path / "photo.png", 90, 60), tab="upscale")
+    expect(artist.find("#upscale-forecast")).to_contain_text("180 × 120")
+    artist.tab("Compare")
+    artist.find("#compare-what").get_by_label("Models that enlarge").check()
+    expect(artist.find("#compare-upscale-models")).to_be_visible()
+    for box in artist.find("#compare-upscale-models label").all():
+        box.locator("input").set_checked(box.inner_text() in ("my-upscaler", "lanczos"))
+    press(artist)
+    expect(artist.find("#compare-view figcaption")).to_have_text(["A · my-upscaler", "B · lanczos"])
+    with zipfile.ZipFile(downloaded(artist, "#compare-folder")) as archive:
+        made = json.loads(archive.read("comparison.json"))["cells"]
+        assert [pixels(archive.read(cell["file"])).size for cell in made] == [(180, 120)] * 2

@@ -177,7 +177,18 @@ def test_compare_on_a_picture_and_a_mask(capsys, home, tmp_path):
     assert code == 0 and [row["model"] for row in found["pictures"]] == ["painter", "telea"]
     assert [Image.open(row["path"]).size for row in found["pictures"]] == [(50, 60)] * 2
     code, _, err = run(capsys, home, *words, "--out", str(tmp_path))
-    assert code == 2 and "A mask needs its picture" in err
+    assert code == 2 and "needs its picture" in err
+    words += ["--image", str(tmp_path / "in.png"), "--scale", "2"]
+    assert run(capsys, home, *words, "--out", str(tmp_path))[0] == 2
+
+
+def test_compare_upscalers(capsys, home, tmp_path):
+    tiny.save(home / "models" / "larger.safetensors", tiny.upscaler())
+    Image.effect_noise((50, 60), 60).convert("RGB").save(tmp_path / "in.png")
+    words = ["compare", "--models", "larger,lanczos", "--scale", "2", "--image", str(tmp_path / "in.png")]
+    code, found, _ = run(capsys, home, *words, "--out", str(tmp_path))
+    assert code == 0 and [row["model"] for row in found["pictures"]] == ["larger", "lanczos"]
+    assert [Image.open(row["path"]).size for row in found["pictures"]] == [(100, 120)] * 2
 
 
 def test_login(capsys, home, monkeypatch):

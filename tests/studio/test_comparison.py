@@ -97,7 +97,7 @@ def test_cells_that_cannot_be_are_refused_at_once(axes, words):
 
 
 def test_a_comparison_of_comparisons_is_refused():
-    with pytest.raises(BadRequest, match="drawn, inpainted or reconstructed"):
+    with pytest.raises(BadRequest, match="drawn, inpainted, enlarged or reconstructed"):
         CompareRequest(compare(MODELS), (MODELS,))
 
 
