@@ -107,8 +107,8 @@ def draw(studio):
     return SimpleNamespace(
         what=what, words=words, picture=picture, mask=mask, larger=larger, prompt=prompt, seed=seed, image=image,
         max_side=max_side, models=models, blind=blind, run=run, stop=stop, line=line, grid=grid, closer=closer,
-        mode=mode, view=view, ballot=ballot, votes=votes, measures=measures, exports=exports, sheet=sheet, folder=folder,
-        axes_of_words=axes_of_words, axes=axes, ranking=ranking,
+        mode=mode, view=view, ballot=ballot, votes=votes, measures=measures, exports=exports, sheet=sheet,
+        folder=folder, axes_of_words=axes_of_words, axes=axes, ranking=ranking,
         pair=gr.State(()),
     )  # fmt: skip
 
