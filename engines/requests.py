@@ -58,6 +58,10 @@ AREAS = {
     "parts": "Parts: one small place after the other; finest for scratches all over, and slower",
     "whole": "Whole: all of the picture, but coarsely",
 }
+BEGINNINGS = {
+    "around": "Around: what lies around, continued into it; for restoring",
+    "picture": "Picture: what is there; for changing it",
+}
 MATCHES = {
     "seam": "Seam: brought to the old smoothly, as the seam asks (Poisson)",
     "none": "None: as the model painted them",
@@ -183,7 +187,8 @@ class InpaintRequest(Drawn):
 
     image: bytes = _free(b"", "the picture, as PNG, at its full size")
     mask: bytes = _free(b"", "what is painted anew, as PNG of the picture's size: white is, black is not")
-    strength: float = _number(1.0, 0.05, 1.0, 0.05, "how far to leave what is under the mask; 1 ignores it")
+    begin: str = _choice("around", BEGINNINGS, "what stands under the mask at first")
+    strength: float = _number(1.0, 0.05, 1.0, 0.05, "how far to leave what stands there at first; 1 ignores it")
     area: str = _choice("crop", AREAS, "what the model looks at")
     margin: float = _number(0.5, 0.0, 2.0, 0.05, "of a crop: how much of its surroundings, as a share of the mask's")
     feather: int = _number(4, 0, 256, 1, "pixels round the mask over which the new passes into the old")

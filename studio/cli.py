@@ -96,8 +96,8 @@ def _parser():
     inpaint.add_argument("--out", required=True, help="the PNG to write; - writes standard output")
     for name in (
         "prompt", "model", "negative", "style", "steps", "sampler", "scheduler", "cfg_scale", "seed", "strength",
-        "area", "margin", "feather", "match", "jumps", "left", "right", "top", "bottom", "order", "temperature",
-        "top_k", "corrections",
+        "begin", "area", "margin", "feather", "match", "jumps", "left", "right", "top", "bottom", "order",
+        "temperature", "top_k", "corrections",
     ):  # fmt: skip
         _add_control(inpaint, requests.InpaintRequest, name)
 

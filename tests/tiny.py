@@ -22,6 +22,7 @@ UNET = UNetConfig(
 )
 WORDS = {
     "text_width": 24, "text_layers": 1, "text_heads": 2, "vocab_size": 300, "context_length": 32, "size": 32,
+    "photo_variants": 2,
 }  # fmt: skip
 RECIPE = DiffusionRecipe(unet=UNET, batch=4, **WORDS)
 CLIP_RECIPE = CLIPRecipe(ch=8, batch=12, **WORDS)

@@ -2,15 +2,34 @@
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import nn
 
+from engines import blending
 from engines.diffusion.denoisers import DENOISERS
 from engines.diffusion.schedules import FlowNoise
 from engines.diffusion.unet import UNet, UNetConfig
 from engines.errors import BadRequest, unknown
 from engines.text.encoder import TextConfig, TextEncoder
 from engines.text.tokenizer import Tokenizer
+
+
+def _grey(pictures, hole):
+    """As Stable Diffusion's inpainting model was trained; its hard edges colour the latents beside them."""
+    return pictures * ~hole
+
+
+def filled(pictures, hole):
+    """`pictures (B, 3, H, W)` with what is around `hole (B, 1, H, W)` bool continued into it, grey where nothing is."""
+    rows = [
+        blending.membrane(picture.permute(1, 2, 0).numpy(), ~there[0].numpy())
+        for picture, there in zip(pictures.cpu(), hole.cpu(), strict=True)
+    ]
+    return torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).contiguous().to(pictures)
+
+
+HOLES = {"grey": _grey, "filled": filled}
 
 
 @dataclass(frozen=True)
@@ -24,11 +43,14 @@ class LatentDiffusionConfig:
     latent_mean: tuple[float, ...] = field(default=(0.0, 0.0, 0.0, 0.0))  # of the training latents, a channel
     latent_std: float = 1.0  # of the training latents; the UNet sees them with mean 0 and spread 1
     size: int = 128  # pixels a side of the training pictures
+    hole: str = "grey"  # how the net sees what is to be painted, a key of HOLES
 
     def __post_init__(self):
         object.__setattr__(self, "latent_mean", tuple(self.latent_mean))
         if self.prediction not in DENOISERS:
             raise unknown("prediction", self.prediction, DENOISERS)
+        if self.hole not in HOLES:
+            raise unknown("hole", self.hole, HOLES)
         if self.text.width != self.unet.context_dim:
             raise BadRequest(
                 f"The text encoder is {self.text.width} wide, and the UNet listens to {self.unet.context_dim}; "
@@ -99,10 +121,10 @@ class LatentDiffusion(nn.Module):
     def surroundings(self, pictures, mask):
         """What the UNet is told of the picture around the hole: `concat (B, 1 + C, h, w)`.
 
-        `pictures (B, 3, H, W)`; `mask (B, 1, H, W)`, 1 = repaint; what is repainted is grey to the net.
+        `pictures (B, 3, H, W)`; `mask (B, 1, H, W)`, 1 = repaint; what is repainted is hidden as `HOLES` say.
         """
         small = nn.functional.max_pool2d(mask, self.first_stage.config.factor)
-        return torch.cat([small, self.encode(pictures * (mask < 0.5))], dim=1)
+        return torch.cat([small, self.encode(HOLES[self.config.hole](pictures, mask >= 0.5))], dim=1)
 
     def nothing_around(self, count, height, width):
         """`surroundings` of `count` pictures of `height x width` pixels that are repainted whole."""

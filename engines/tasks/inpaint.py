@@ -62,7 +62,7 @@ def _paint_part(request, model, wholes, rest, part, box, on_progress):
     width, height = work = work_size(box, model)
     small = cv2.resize(wholes[0][here][..., :3], work, interpolation=_smoothly(box, width))
     strength = _reduced(rest[here], work)
-    x = tensors.from_image(Image.fromarray(small)).to(model.device)
+    x = tensors.from_image(Image.fromarray(_begun(request, small, strength >= 1))).to(model.device)
     hole = torch.from_numpy(strength)[None, None].to(model.device) * request.strength
 
     def paint(request, batch, report, each):
@@ -82,6 +82,13 @@ def _paint_part(request, model, wholes, rest, part, box, on_progress):
         opaque = np.concatenate([new, np.full_like(new[..., :1], 255)], axis=2)
         whole[here] = blending.composite(whole[here], opaque, soft)
     return note
+
+
+def _begun(request, picture, hole):
+    # what stands at first where `hole (H, W)` bool is painted as strongly as can be; elsewhere the picture does
+    if request.begin == "picture" or hole.all():
+        return picture
+    return blending.membrane(picture.astype(np.float32), ~hole).round().astype(np.uint8)
 
 
 def _as_stage(on_progress, number, count):

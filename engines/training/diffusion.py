@@ -1,6 +1,6 @@
 """Training latent diffusion: the denoiser learns what noise was added to latents (Rombach et al., 2022, eq. 2)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,14 +21,15 @@ class DiffusionRecipe(CaptionedRecipe):
 
     unet: UNetConfig
     prediction: str = "flow"
+    hole: str = "filled"  # how the net sees what it is to paint
     batch: int = 32
     rate: float = 8e-4  # peak learning rate
-    mask_share: float = 0.375  # of a batch that learns to inpaint; the rest draws from words alone
-    masked_photo_share: float = 0.5  # of those; what people restore is mostly photographs
+    mask_share: float = 0.5  # of a batch that learns to inpaint; the rest draws from words alone
+    masked_photo_share: float = 0.6  # of those; what people restore is mostly photographs
     masked_caption_dropout: float = 0.5  # of those; a restoration has words only now and then
     caption_dropout: float = 0.1  # for guidance
     time_mean: float = 1.6  # of the logit of the training times; above 0 favours high noise
-    masked_time_mean: float = 0.6  # where the picture around is known, words decide less
+    masked_time_mean: float = 0.0  # where the picture around is known, words decide less
     time_std: float = 1.2
     known_weight: float = 0.1  # of an error where the picture is known, against 1 where it is to be painted
     ema_decay: float = 0.999
@@ -59,7 +60,11 @@ class DiffusionTrainer(DrawingTrainer):
             latent_mean=mean,
             latent_std=std,
             size=self.recipe.size,
+            hole=self.recipe.hole,
         )
+
+    def config_of(self, start):
+        return replace(start.config, hole=self.recipe.hole)
 
     def prepare(self, is_new):
         self.pictures.normalise(self.model.config.latent_mean, self.model.config.latent_std)

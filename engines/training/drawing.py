@@ -35,6 +35,10 @@ class DrawingTrainer(CaptionedTrainer):
         """The config of a new model that reads by `tokenizer`, its JSON, and a text encoder of the config `text`."""
         raise NotImplementedError
 
+    def config_of(self, start):
+        """The config of a model to go on from."""
+        return start.config
+
     def prepare(self, is_new):
         """Bring the encoded pictures into the form that the loss takes, and a net that `is_new` into its first."""
         raise NotImplementedError
@@ -59,7 +63,7 @@ class DrawingTrainer(CaptionedTrainer):
                 tokenizer, text = reader.tokenizer, reader.config.text
             config = self.new_config(tokenizer.to_json(), text)
         else:
-            config = start.config
+            config = self.config_of(start)
             if reader is not None:
                 config = replace(config, text=reader.config.text, tokenizer=reader.config.tokenizer)
         model = self.model_class(config, self.first_stage)

@@ -105,7 +105,8 @@ def draw(studio):
                 with gr.Row():
                     add("seed")
                     add("feather")
-                fields["area"] = control(InpaintRequest, "area", "inpaint")
+                add("begin")
+                add("area")
                 add("margin")
                 add("match")
                 add("negative")

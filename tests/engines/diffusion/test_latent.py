@@ -45,6 +45,22 @@ def test_surroundings_are_the_mask_and_the_rest_of_the_picture(model):
     torch.testing.assert_close(model.surroundings(hidden, mask), told)
 
 
+def test_what_is_repainted_is_grey_or_what_lies_around_continued(model):
+    pictures = torch.full((2, 3, 32, 32), 0.4)
+    pictures[1] = -0.7
+    mask = torch.zeros(2, 1, 32, 32)
+    mask[:, :, 8:20, 8:20] = 1
+    even = model.encode(pictures)
+    for hole in HOLES:
+        other = LatentDiffusion(dataclasses.replace(model.config, hole=hole), model.first_stage)
+        told = other.surroundings(pictures, mask)[:, 1:]
+        assert torch.allclose(told, even, atol=1e-3) == (hole == "filled")  # what is even goes on so
+    slope = torch.linspace(-1, 1, 32).expand(1, 3, 32, 32)
+    torch.testing.assert_close(filled(slope, mask[:1] > 0), slope, atol=0.05, rtol=0)
+    with pytest.raises(BadRequest, match="hole"):
+        dataclasses.replace(model.config, hole="dark")
+
+
 def test_nothing_around_is_a_whole_mask_over_grey(model):
     told = model.nothing_around(3, 32, 64)
     assert told.shape == (3, 5, 8, 16) and (told[:, 0] == 1).all()

@@ -134,7 +134,8 @@ def test_strength_and_the_masks_own_are_the_share_of_tokens_drawn_anew(models, c
         crop = photograph().crop(place)
         before = model.encode(tensors.from_image(crop))
     mask = change.get("mask", blot()).crop(place)
-    inpaint(asked(crop, mask, area="whole", steps=1, strength=change.get("strength", 1.0)), model)
+    fields = {"begin": "picture", "area": "whole", "steps": 1, "strength": change.get("strength", 1.0)}
+    inpaint(asked(crop, mask, **fields), model)
     different = (seen[-1] != before)[0].numpy()
     hole = np.asarray(mask.resize(different.shape[::-1], Image.Resampling.BOX)) > 0
     assert different.shape == hole.shape and not different[~hole].any()
@@ -157,6 +158,19 @@ def test_a_large_picture_is_worked_on_at_the_models_own_size(models):
     ((left, top, right, bottom),) = result.boxes
     assert (right - left, bottom - top) == (40, 40) and left <= 400 and right >= 420 and top <= 300 and bottom >= 310
     assert result.changed == 0 and result.pictures[0].image.size == (900, 600)
+
+
+@pytest.mark.parametrize("name", ["diffusion", "four channels", "tokens"])
+def test_what_stands_under_the_mask_at_first_is_what_lies_around_or_what_is_there(models, name):
+    """Of two pictures that differ under the mask alone, only one begun with the picture can tell."""
+    other = photograph()
+    other.paste((0, 90, 200), (32, 22, 58, 43))
+    fields = {"strength": 0.5, "area": "whole"}
+    one, two = (pixels(inpaint(asked(source, **fields), models[name])) for source in (photograph(), other))
+    np.testing.assert_array_equal(one, two)
+    fields["begin"] = "picture"
+    one, two = (pixels(inpaint(asked(source, **fields), models[name])) for source in (photograph(), other))
+    assert (one[25:40, 35:55] != two[25:40, 35:55]).any()
 
 
 def test_scratches_all_over_are_painted_part_by_part(models):
