@@ -89,7 +89,8 @@ def parts(mask, margin, least):
     twice what is painted is thick: it is not cut where a model should see it whole.
     """
     left, top, right, bottom = bounds(mask)
-    thick = 2 * cv2.distanceTransform((mask > 0).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5).max()
+    far = cv2.distanceTransform((mask > 0).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5).max()
+    thick = 2 * min(far, max(mask.shape))  # without an edge anywhere it would be endless
     side = max(1, int(least / (1 + 2 * margin)), int(2 * thick))
     found = []
     for y in range(top, bottom, side):

@@ -27,7 +27,8 @@ def publish(studio):
         if state.state != "done":
             raise AtelierError(state.error or "The job was stopped.")
         pictures = [
-            {"id": entry.id, "seed": entry.seed, "file": file_of(entry.path), "record": entry.record}
+            {"id": entry.id, "seed": entry.seed, "file": file_of(entry.path),
+             "record": images.whole_record(entry.path)}
             for entry in state.entries
         ]
         return {"job": job, "seconds": state.seconds, "pictures": pictures}

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from engines import requests
 from engines.errors import BadRequest
 from engines.requests import SUITED, Drawn, GenerateRequest
+from studio import images
 
 DIGITS = 11  # before the point; no field has more
 WORDS = "words"  # the axis that replaces words of the prompt
@@ -141,7 +142,8 @@ def write_folder(request, entries, stream):
     with zipfile.ZipFile(stream, "w") as archive:  # PNG is compressed already
         for place, entry in places.items():
             archive.write(entry.path, file_of(place))
-        archive.writestr(TABLE, table(request, {place: entry.record for place, entry in places.items()}))
+        records = {place: images.whole_record(entry.path) for place, entry in places.items()}
+        archive.writestr(TABLE, table(request, records))
 
 
 def table(request, records):

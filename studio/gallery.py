@@ -1,15 +1,12 @@
 """Pictures and their provenance: PNG files that hold their own record, and a table of them."""
 
-import base64
 import datetime
 import functools
 import hashlib
-import io
 import json
 import logging
 import re
 import secrets
-import sqlite3
 import time
 import zipfile
 from dataclasses import dataclass
@@ -144,6 +141,8 @@ class Gallery:
         image, lost = images.read_picture(source), []
         try:
             record = images.whole_record(source)
+            if record["request"].get("task") not in PICTURES:
+                raise BadPicture("The settings in this picture are of no task that makes pictures.")
         except BadPicture:
             request, lost = parameters.read(images.read_texts(source))
             record = {"request": json.loads(requests.to_json(request)), "imported": True, "seed": request.seed}
@@ -244,8 +243,7 @@ class Gallery:
         # the records of the pictures before this one, without the pictures inside them
         if not request.get("image"):
             return []
-        with Image.open(io.BytesIO(base64.b64decode(request["image"]))) as image:
-            content = images.content(image)
+        content = images.content(images.picture_in(request["image"]))
         found = self._select(
             "WHERE user = ? AND content = ? AND deleted IS NULL ORDER BY created DESC LIMIT 1", (user, content)
         )
@@ -288,8 +286,8 @@ class Gallery:
                 with Image.open(path, formats=("PNG",)) as image:
                     content = images.content(image)
                 self._insert(number, path, record, record.get("seed"), record.get("job", ""), made, user, content)
-            except (BadPicture, KeyError, ValueError, OverflowError, OSError, sqlite3.Error) as error:
-                log.warning("%s is left where it lies: %r", path, error)  # not one of ours, or damaged
+            except Exception as error:  # not one of ours, or damaged: whatever it is, the others must be found
+                log.warning("%s is left where it lies: %r", path, error)
 
     def _purge(self):
         # what was deleted long enough ago: the file first, so that a kill between leaves a row without one

@@ -7,7 +7,6 @@ import io
 import json
 import os
 import secrets
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +19,9 @@ from studio import parameters
 FORMATS = ("PNG", "JPEG", "WEBP")
 MIN_SIDE = 8
 RECORD = "atelier"  # the name of the PNG text that holds the record
-DIFFERENCE = "difference"  # in a record: that the picture in its request is the difference from this one
+DIFFERENCE = "difference"  # in a record: the picture in its request as the difference from this one
 PngImagePlugin.MAX_TEXT_MEMORY = 192 * 2**20  # bytes: a record holds the picture that it began with
+Image.MAX_IMAGE_PIXELS = None  # the limit is ours, on what people send; what is made from it may be larger
 
 # What turns a picture upright, by its EXIF orientation.
 UPRIGHT = {
@@ -77,49 +77,44 @@ def full_bytes(source):
 
 def read_texts(source):
     """The texts inside a PNG by their names; none for other formats."""
-    with _open(source) as image, _decoding():
+    with _open(source, limit=None) as image, _decoding():
         return dict(getattr(image, "text", {}))
 
 
 def read_record(source):
-    """The record inside a PNG of this studio. Raises `BadPicture` if there is none."""
+    """The record inside a PNG of this studio. Raises `BadPicture` if there is none.
+
+    The picture that an inpainting began with is told by its hash alone; `whole_record` has it.
+    """
     text = read_texts(source).get(RECORD)
     try:
         record = json.loads(text)
-        if isinstance(record["request"], dict):
+        request = record["request"]
+        parts = [request.get(name) or "" for name in ("task", "image", "mask", "tokens")]
+        if all(isinstance(part, str) for part in parts):
             return record
-    except (TypeError, ValueError, KeyError, RecursionError):
+    except (TypeError, ValueError, KeyError, AttributeError, RecursionError):
         pass
     raise _no_record()
 
 
-def _no_record():
-    return BadPicture("This picture holds no settings: only PNG files made by Atelier, unchanged since, hold them.")
-
-
-def content(image):
-    """What is seen in a picture as a short text: equal for the same pixels, however they were saved."""
-    image = image.convert("RGBA")
-    return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()[:32]
-
-
 def whole_record(source):
-    """The record inside a PNG of this studio with all that its request holds. Raises `BadPicture` if there is none.
+    """`read_record` with all that its request holds, so that it can be drawn again.
 
-    `read_record` is quicker: the picture that an inpainting began with stands in the file as its difference from
-    the result, which is nothing but for what was painted.
+    The picture that an inpainting began with stands in the file as its difference from the result, which is
+    nothing but for what was painted.
     """
     record = read_record(source)
-    if not record.get(DIFFERENCE):
+    change = record.pop(DIFFERENCE, None)
+    if change is None:
         return record
+    request = record["request"]
     try:
-        request = record["request"]
-        with _open(source) as image, _decoding():
-            change = _differing(_picture_in(request), image, request["left"], request["top"])
-    except (KeyError, TypeError, ValueError, OSError) as error:
+        with _open(source, limit=None) as image, _decoding():
+            began = _differing(picture_in(change), image, request["left"], request["top"])
+    except (ArithmeticError, KeyError, TypeError, ValueError) as error:
         raise _no_record() from error
-    whole = {name: value for name, value in record.items() if name != DIFFERENCE}
-    return whole | {"request": request | {"image": base64.b64encode(png_bytes(change)).decode()}}
+    return record | {"request": request | {"image": base64.b64encode(png_bytes(began)).decode()}}
 
 
 def _sparse(record, image):
@@ -127,21 +122,44 @@ def _sparse(record, image):
     request = record["request"]
     if request.get("task") != "inpaint" or not request.get("image"):
         return record
-    began = _picture_in(request)
-    if began.mode not in ("RGB", "RGBA"):
-        return record
-    change = png_bytes(_differing(began, image, request["left"], request["top"]))
-    return record | {"request": request | {"image": base64.b64encode(change).decode()}, DIFFERENCE: True}
+    began, corner = picture_in(request["image"]), [request.get("left"), request.get("top")]
+    if began.mode not in ("RGB", "RGBA") or not all(isinstance(place, int) and place < 2**16 for place in corner):
+        return record  # of a stranger: it stays as it is
+    change = png_bytes(_differing(began, image, *corner))
+    return record | {
+        "request": request | {"image": content(began)}, DIFFERENCE: base64.b64encode(change).decode()
+    }  # fmt: skip
 
 
-def _picture_in(request):
-    return _open(base64.b64decode(request["image"]))
+def picture_in(text):
+    """The picture that a request as JSON holds. Raises `BadPicture` if it cannot be read."""
+    with _decoding():
+        image = _open(base64.b64decode(text))
+        image.load()
+        return image
 
 
 def _differing(began, image, left, top):
     # `began`, bit by bit where it is not that part of `image` which it became; done twice, it is itself again
     there = image.convert(began.mode).crop((left, top, left + began.width, top + began.height))
     return Image.fromarray(np.asarray(began) ^ np.asarray(there))
+
+
+def _no_record():
+    return BadPicture("This picture holds no settings: only PNG files made by Atelier, unchanged since, hold them.")
+
+
+def look(path, side):
+    """A picture of our own, of any size, as RGBA with a longer side of at most `side`."""
+    with Image.open(path, formats=("PNG",)) as image:
+        image.thumbnail((side, side), Image.Resampling.LANCZOS)
+        return image.convert("RGBA")
+
+
+def content(image):
+    """What is seen in a picture as a short text: equal for the same pixels, however they were saved."""
+    image = image.convert("RGBA")
+    return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()[:32]
 
 
 def data_url(image):
@@ -190,18 +208,13 @@ def write_bytes(path, data):
         raise
 
 
-def _open(source):
+def _open(source, limit=MAX_PIXELS):
     stream = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of large pictures; the limit below is ours.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(stream, formats=FORMATS)
-    except Image.DecompressionBombError as error:  # far above our limit
-        raise _too_large() from error
+        image = Image.open(stream, formats=FORMATS)
     except (OSError, ValueError, SyntaxError) as error:
         raise BadPicture("This is no picture that can be read: use a PNG, JPEG or WebP file.") from error
-    if image.width * image.height > MAX_PIXELS:
+    if limit and image.width * image.height > limit:
         image.close()
         raise _too_large()
     return image

@@ -128,6 +128,8 @@ def work(request):
             return image.width * image.height * (1 + 16 * (request.scale > 4)) * _times_seen(request)
     if not isinstance(request, requests.Drawn):
         return None
+    if getattr(request, "area", "") == "parts":  # nobody knows yet how many
+        return None
     looks = request.count * request.steps * (2 if request.cfg_scale > 1 else 1)
     if isinstance(request, requests.GenerateRequest):
         return looks * request.width * request.height

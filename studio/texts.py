@@ -256,7 +256,7 @@ TABLE = {
     ),
     "restore.share": ("{share:.1%} of the picture is marked.", "已标出画面的 {share:.1%}。"),
     "restore.use": ("Use these marks", "采用这些标记"),
-    "restore.by_hand": ("Paint by hand instead", "改为手工涂抹"),
+    "restore.by_hand": ("Leave the mask as it is", "蒙版保持不变"),
     "restore.mask": ("Correct the mask", "修正蒙版"),
     "restore.mask.help": (
         "Erase what is no damage, paint over what was missed. Only what is painted will change.",

@@ -154,7 +154,7 @@ def crop(pixels, side, rng):
 
 def window(pixels, side, rng):
     """A random square window at least `side` wide, at any place and of any size, reduced to `side x side`."""
-    width = int(rng.integers(side, min(pixels.shape[:2]), endpoint=True))
+    width = int(rng.integers(side, max(side, min(pixels.shape[:2])), endpoint=True))  # too small a one, `crop` refuses
     cut = Image.fromarray(crop(pixels, width, rng))
     return np.asarray(cut.resize((side, side), Image.Resampling.LANCZOS))
 

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import gradio as gr
 import numpy as np
-from PIL import Image
 
 from engines import masks
 from engines.catalog import catalog
@@ -127,6 +126,7 @@ def draw(studio):
         coloured=coloured, by_words=by_words, colour=colour, grow=grow, shrink=shrink, read=read, strength=strength,
         pixels=pixels, line=line, preview=preview, made=made, slider=slider, proposals=proposals, accept=accept,
         download=download, entries=gr.State([]), chosen=gr.State(0), before=gr.State(None),
+        places=gr.State(None),
     )  # fmt: skip
 
 
@@ -204,7 +204,7 @@ def wire(studio, parts, parts_of, tabs, demo):
         # gradio takes a handler that yields nothing for one that empties its outputs
         yield gr.skip()
         state = remembered(studio, job)
-        if state and (state.state not in FINAL or inputs.key(studio.jobs.request(job).image) == name):
+        if state and inputs.key(studio.jobs.request(job).image) == name:
             yield from follow(job, name, request)
 
     def pick(entries, before, event: gr.SelectData, request: gr.Request):
@@ -239,17 +239,20 @@ def wire(studio, parts, parts_of, tabs, demo):
         button.click(
             easel.reshaped(_added(change)), [parts.painter, *amounts], parts.painter, js=easel.saved, **in_order
         )
-    def where_words_are(seen, mask, words, model, share):
-        picture = Image.fromarray(seen[..., :3])
-        picture.thumbnail((LOOK, LOOK), Image.Resampling.LANCZOS)
+    def locate(name, words, model, request: gr.Request):
+        # it waits for the picture at work, so no stroke may have to wait for it
+        if not inputs.has(name):
+            raise BadRequest(say(request, "inpaint.no_picture"))
+        picture = images.look(inputs.picture(name), LOOK).convert("RGB")
         able = {row.id for row in catalog(studio.home).values() if "locate" in row.tasks}
         asked = LocateRequest(model=model if model in able else "", image=images.png_bytes(picture), prompt=words)
-        return np.maximum(mask, masks.from_places(studio.jobs.aside(asked).places, 1 - share, mask.shape))
+        return studio.jobs.aside(asked).places
 
     parts.by_words.click(
-        easel.reshaped(where_words_are),
-        [parts.painter, parts.fields["prompt"], parts.fields["model"], parts.strength],
-        parts.painter, js=easel.saved, **in_order,
+        guard(locate), [key, parts.fields["prompt"], parts.fields["model"]], parts.places, **quiet
+    ).success(
+        easel.reshaped(_added(lambda seen, places, share: masks.from_places(places, 1 - share, seen.shape[:2]))),
+        [parts.painter, parts.places, parts.strength], parts.painter, js=easel.saved, **in_order,
     )  # fmt: skip
     for button, sign in ((parts.grow, 1), (parts.shrink, -1)):
         button.click(

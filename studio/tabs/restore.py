@@ -7,13 +7,13 @@ import numpy as np
 from PIL import Image
 
 from engines import colours, masks
-from engines.catalog import catalog
+from engines.catalog import find as find_model
 from engines.errors import BadRequest
 from engines.requests import SUITED, AdjustRequest, InpaintRequest
 from studio import images
 from studio.jobs import FINAL
 from studio.mask_painter import MaskPainter
-from studio.tabs.common import Latest, Upload, control, guard, model_control, remembered, standing
+from studio.tabs.common import Latest, Upload, control, guard, model_control, remembered, standing, status
 from studio.tabs.easel import Easel
 from studio.texts import say, t
 
@@ -45,6 +45,7 @@ def draw(studio):
                 type="filepath", format="png", image_mode=None, sources=["upload", "clipboard"], label=t("picture"),
                 elem_id="restore-image", elem_classes="upload", height=320,
             )  # fmt: skip
+            onwards = button("restore.next", "onwards", visible=False, **main)
         with step("find"):
             gr.Markdown(t("restore.find.help"), elem_classes="hint")
             strength = gr.Slider(
@@ -85,8 +86,8 @@ def draw(studio):
                 download = gr.DownloadButton(t("download"), variant="primary", elem_id="restore-download")
                 another = button("restore.another", "another")
     return SimpleNamespace(
-        steps=steps, image=image, strength=strength, found=found, share=share, use=use, by_hand=by_hand,
-        painter=painter, masked=masked, model=model, run=run, stop=stop, painted=painted, line=line,
+        steps=steps, image=image, onwards=onwards, strength=strength, found=found, share=share, use=use,
+        by_hand=by_hand, painter=painter, masked=masked, model=model, run=run, stop=stop, painted=painted, line=line,
         repaired=repaired, shares=shares, look=look, save=save, end=end, result=result, download=download,
         another=another,
     )  # fmt: skip
@@ -98,8 +99,10 @@ def wire(studio, parts, parts_of, tabs, demo):
     # Outside of the tab: a browser reads what it remembers only where it is drawn, and a tab is drawn when visited.
     key = gr.BrowserState("", storage_key="atelier-restore", secret="atelier")
     job = gr.BrowserState("", storage_key="atelier-restore-job", secret="atelier")
+    repair = gr.BrowserState("", storage_key="atelier-restore-repair", secret="atelier")  # the last that was finished
     place = gr.BrowserState(0, storage_key="atelier-restore-step", secret="atelier")
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
+    latest = quiet | {"trigger_mode": "always_last"}
     followed = Latest()
 
     def to(name):
@@ -111,20 +114,27 @@ def wire(studio, parts, parts_of, tabs, demo):
             raise BadRequest(say(request, "no_picture"))
         return inputs.picture(name)
 
-    def repaired(job, name, request):
+    def repaired(done, name, request):
         # the path of the picture as far as it is repaired
-        state = remembered(studio, job)
-        if state and state.entries and inputs.key(studio.jobs.request(job).image) == name:
-            return state.entries[0].path
-        return source(name, request)
+        state = remembered(studio, done)
+        return state.entries[0].path if state and state.entries else source(name, request)
 
     # ------------------------------------------------------------ picture, damage, mask
 
+    def begun(name, request):
+        # a picture on its first step: nothing of the one before is left, nor does its job write here any more
+        followed[request.session_hash] = None
+        return {
+            key: name, job: "", repair: "", parts.line: "", parts.repaired: None, parts.look: None,
+            parts.run: gr.Button(interactive=True), parts.stop: gr.Button(interactive=False),
+            parts.painted: gr.Button(interactive=True), parts.onwards: gr.Button(visible=bool(name)),
+        }  # fmt: skip
+
     def choose(path, strength, request: gr.Request):
         if not path:
-            return {key: "", parts.found: None, parts.share: ""}
+            return begun("", request) | {parts.found: None, parts.share: "", parts.painter: None}
         name = inputs.keep(path)
-        return {key: name, job: "", parts.repaired: None, parts.line: ""} | find(name, strength, request) | to("find")
+        return begun(name, request) | find(name, strength, request) | to("find")
 
     def find(name, strength, request: gr.Request):
         picture = images.read_picture(source(name, request))
@@ -134,9 +144,13 @@ def wire(studio, parts, parts_of, tabs, demo):
             parts.share: f'<div class="status">{say(request, "restore.share", share=mask.mean())}</div>',
         }
 
+    def onwards(name, strength, request: gr.Request):
+        return find(name, strength, request) | to("find")
+
     def use(name, strength, request: gr.Request):
-        mask = masks.scratches(np.asarray(images.read_picture(source(name, request))), strength)
-        inputs.keep_mask(name, masks.to_png(mask))
+        # in the place of the mask: in the painter that can be taken back
+        found = masks.scratches(np.asarray(images.read_picture(source(name, request))), strength)
+        inputs.keep_mask(name, masks.to_png(found))
         return by_hand(name, request)
 
     def by_hand(name, request: gr.Request):
@@ -151,18 +165,20 @@ def wire(studio, parts, parts_of, tabs, demo):
 
     def submit(name, model, request: gr.Request):
         source(name, request)
-        family = catalog(studio.home)[model].family
-        suited = SUITED.get(family, {}) | {"cfg_scale": 1.0}  # the picture around decides
-        return studio.jobs.submit(InpaintRequest(model=model, area="parts", **suited, **inputs.given(name)))
+        row = find_model(model, "inpaint", studio.home, paths=False)
+        suited = SUITED.get(row.family, {}) | {"cfg_scale": 1.0}  # the picture around decides
+        return studio.jobs.submit(InpaintRequest(model=row.id, area="parts", **suited, **inputs.given(name)))
 
     def follow(job, name, request: gr.Request):
         followed[request.session_hash] = job
         for state in studio.jobs.watch(job):
             if followed.get(request.session_hash) != job:
                 return
+            over = state.state in FINAL
             update = standing(state, request, parts.line, parts.run, parts.stop)
-            if state.entries and state.state in FINAL:
-                update[parts.repaired] = str(inputs.picture(name)), str(state.entries[0].path)
+            update[parts.painted] = gr.Button(interactive=over)
+            if over and state.entries:
+                update |= {repair: job, parts.repaired: (str(inputs.picture(name)), str(state.entries[0].path))}
                 if state.result is not None:
                     told = say(request, "inpaint.changed", count=state.result.changed)
                     update[parts.line] += f'<div class="status">{told}</div>'
@@ -170,79 +186,93 @@ def wire(studio, parts, parts_of, tabs, demo):
 
     # ------------------------------------------------------------ colours, end
 
-    def cleaned(job, name, request: gr.Request, *shares):
-        picture = images.read_picture(repaired(job, name, request))
-        picture.thumbnail((LOOK, LOOK), Image.Resampling.LANCZOS)
+    def cleaned(done, name, request: gr.Request, *shares):
+        picture = images.look(repaired(done, name, request), LOOK)
+        seen = np.asarray(picture)
         given = dict(zip(parts.shares, shares, strict=True))
-        return {parts.look: (picture, Image.fromarray(colours.cleaned(np.asarray(picture), **given)))}
+        clean = Image.fromarray(colours.cleaned(seen[..., :3], **given, alpha=seen[..., 3]))
+        clean.putalpha(picture.getchannel("A"))
+        return {parts.look: (picture, clean)}
 
-    def on_to_colours(job, name, request: gr.Request, *shares):
-        return cleaned(job, name, request, *shares) | to("colours")
+    def on_to_colours(done, name, request: gr.Request, *shares):
+        return cleaned(done, name, request, *shares) | to("colours")
 
-    def save(job, name, request: gr.Request, *shares):
-        path = repaired(job, name, request)
-        before, said = str(source(name, request)), ""
+    def save(done, name, request: gr.Request, *shares):
+        path, before = repaired(done, name, request), source(name, request)
+        if not any(shares) and path == before:
+            raise BadRequest(say(request, "restore.nothing"))
+        yield to("save") | {parts.save: gr.Button(interactive=False), parts.result: None}
+        line = f'<div class="status done">{say(request, "restore.saved")}</div>'
         if any(shares):
             given = dict(zip(parts.shares, shares, strict=True))
-            asked = AdjustRequest(image=images.full_bytes(path), **given)
-            for state in studio.jobs.watch(studio.jobs.submit(asked)):
+            for state in studio.jobs.watch(studio.jobs.submit(AdjustRequest(image=images.full_bytes(path), **given))):
                 if state.state not in FINAL:
-                    yield to("save") | standing(state, request, parts.end, parts.save, parts.stop)
+                    yield {parts.end: status(state, request)}
             if state.state != "done":
-                raise BadRequest(state.error or say(request, "cancelled"))
+                yield {parts.end: status(state, request), parts.save: gr.Button(interactive=True)}
+                return
             path = state.entries[0].path
-        elif str(path) == before:
-            raise BadRequest(say(request, "restore.nothing"))
-        said = say(request, "restore.saved")
-        yield to("save") | {
+        yield {
             parts.save: gr.Button(interactive=True),
-            parts.end: f'<div class="status done">{said}</div>',
-            parts.result: (before, str(path)),
+            parts.end: line,
+            parts.result: (str(before), str(path)),
             parts.download: gr.DownloadButton(value=str(path)),
         }
 
-    def another():
-        return {parts.image: None, key: "", job: ""} | to("picture")
+    def another(request: gr.Request):
+        return begun("", request) | {parts.image: None, parts.painter: None} | to("picture")
 
-    def opened(name, number, job, strength, request: gr.Request, *shares):
-        # where the artist was; the last step is shown by what it needs alone
-        yield gr.skip()
+    def opened(name, number, done, strength, request: gr.Request, *shares):
+        # where the artist was; the last step is made from the one before it
         if not inputs.has(name):
-            return
-        number = min(number, STEPS.index("colours"))
-        shown = {parts.steps: gr.Walkthrough(selected=number), parts.painter: easel.shown(name)}
-        yield shown | find(name, strength, request) | cleaned(job, name, request, *shares)
-        if remembered(studio, job):
+            return gr.skip()
+        step = STEPS[min(number, STEPS.index("colours"))]
+        shown = {parts.onwards: gr.Button(visible=True), parts.painter: easel.shown(name)} | to(step)
+        if step == "find":
+            shown |= find(name, strength, request)
+        if step == "colours":
+            shown |= cleaned(done, name, request, *shares)
+        return shown
+
+    def follow_remembered(job, name, request: gr.Request):
+        # gradio takes a handler that yields nothing for one that empties its outputs
+        yield gr.skip()
+        if inputs.has(name) and remembered(studio, job):
             yield from follow(job, name, request)
 
     steps, shares = [parts.steps, place], list(parts.shares.values())
+    fresh = [
+        key, job, repair, parts.line, parts.repaired, parts.look, parts.run, parts.stop, parts.painted, parts.onwards,
+        parts.painter, *steps,
+    ]  # fmt: skip
+    marks = [parts.found, parts.share]
     follower = {
-        "inputs": [job, key], "outputs": [parts.line, parts.run, parts.stop, parts.repaired],
+        "inputs": [job, key],
+        "outputs": [parts.line, parts.run, parts.stop, parts.painted, parts.repaired, repair],
         "concurrency_limit": None, **quiet,
     }  # fmt: skip
-    parts.image.input(
-        guard(choose), [parts.image, parts.strength],
-        [key, job, parts.repaired, parts.line, parts.found, parts.share, *steps], **quiet,
-    )  # fmt: skip
-    parts.strength.release(guard(find), [key, parts.strength], [parts.found, parts.share], **quiet)
+    parts.image.input(guard(choose), [parts.image, parts.strength], [*fresh, *marks], **quiet)
+    parts.onwards.click(guard(onwards), [key, parts.strength], [*marks, *steps], **quiet)
+    parts.strength.release(guard(find), [key, parts.strength], marks, **latest)
     parts.use.click(guard(use), [key, parts.strength], [parts.painter, *steps], **easel.IN_ORDER)
     parts.by_hand.click(guard(by_hand), key, [parts.painter, *steps], **quiet)
     easel.wire()
     parts.masked.click(guard(masked), parts.painter, steps, js=easel.saved, **easel.IN_ORDER)
     asking = parts.run.click(guard(submit), [key, parts.model], job, **quiet)
     asking.success(guard(follow), trigger_mode="multiple", **follower)
+    demo.load(guard(follow_remembered), **follower)
     parts.stop.click(guard(lambda job: studio.jobs.stop(job)), job, None, api_visibility="private")
-    parts.painted.click(guard(on_to_colours), [job, key, *shares], [parts.look, *steps], **quiet)
+    parts.painted.click(guard(on_to_colours), [repair, key, *shares], [parts.look, *steps], **quiet)
     for slider in shares:
-        slider.change(guard(cleaned), [job, key, *shares], parts.look, trigger_mode="always_last", **quiet)
+        slider.change(guard(cleaned), [repair, key, *shares], parts.look, **latest)
     parts.save.click(
-        guard(save), [job, key, *shares],
-        [parts.end, parts.save, parts.stop, parts.result, parts.download, *steps], **quiet,
+        guard(save), [repair, key, *shares], [parts.end, parts.save, parts.result, parts.download, *steps],
+        concurrency_limit=None, **quiet,
     )  # fmt: skip
-    parts.another.click(another, None, [parts.image, key, job, *steps], **quiet)
+    parts.another.click(guard(another), None, [parts.image, *fresh], **quiet)
     demo.load(
-        guard(opened), [key, place, job, parts.strength, *shares],
-        [parts.steps, parts.painter, parts.found, parts.share, parts.look, *follower["outputs"]], **quiet,
+        guard(opened), [key, place, repair, parts.strength, *shares],
+        [parts.onwards, parts.painter, parts.look, *marks, *steps], **quiet,
     )  # fmt: skip
 
 

@@ -112,9 +112,8 @@ def wire(studio, parts, parts_of, tabs, demo):
             update = standing(state, request, parts.line, parts.run, parts.stop)
             if state.entries and state.state in FINAL:
                 path = state.entries[0].path
-                after = Image.open(path).convert("RGB")
-                after.thumbnail((LOOK, LOOK), Image.Resampling.LANCZOS)
-                before = images.read_picture(studio.jobs.request(job).image)
+                after = images.look(path, LOOK)
+                before = images.read_picture(studio.jobs.request(job).image, transparent=True)
                 update |= {
                     parts.made: gr.Column(visible=True),
                     parts.slider: (before.resize(after.size, Image.Resampling.NEAREST), after),

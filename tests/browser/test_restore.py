@@ -66,6 +66,13 @@ def test_from_damage_to_a_clean_print(artist, old, tmp_path):
     beside = after[y, x + 9]
     assert np.abs(before[y, x] - before[y, x + 9]).max() > 60 > np.abs(after[y, x] - beside).max()
 
+    artist.find("#restore-steps").get_by_role("tab", name="Picture").click()
+    artist.find("#restore-onwards").click()  # back at the beginning, and on again: nothing is lost
+    artist.find("#restore-by-hand").click()
+    artist.find("#restore-masked").click()
+    artist.find("#restore-painted").click()
+    artist.find("#restore-save").click()
+    expect(artist.find("#restore-end")).to_contain_text("in the gallery")
     artist.find("#restore-another").click()
     expect(artist.find("#restore-image")).to_be_visible()
 

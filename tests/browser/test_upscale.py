@@ -22,8 +22,9 @@ def number(artist, name, value):
 
 
 def enlarged(artist, folder):
+    before = artist.page.evaluate("document.querySelector('#upscale-status .status')?.dataset.job ?? ''")
     artist.find("#upscale-run").click()
-    expect(artist.find("#upscale-status .done")).to_be_attached()
+    expect(artist.find(f"#upscale-status .done:not([data-job='{before}'])")).to_be_attached()
     with artist.page.expect_download() as download:
         artist.find("#upscale-download").click()
     download.value.save_as(folder / "large.png")

@@ -117,6 +117,10 @@ def test_parts_hold_all_that_is_painted_once_and_are_small(seed, margin, least):
     assert (times[mask > 0] == 1).all()
 
 
+def test_a_whole_mask_is_one_part():
+    assert masks.parts(np.ones((30, 50), np.float32), 0.5, 16) == [(0, 0, 50, 30)]
+
+
 def test_what_is_thick_is_not_cut_up():
     mask = np.zeros((300, 300), np.float32)
     mask[100:160, 90:150] = 1

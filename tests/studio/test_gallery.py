@@ -1,5 +1,6 @@
 """The gallery: a picture is never lost, and the table follows the files."""
 
+import base64
 import io
 import json
 import time
@@ -64,6 +65,37 @@ def test_a_picture_made_from_others_tells_how_each_of_them_was_made(open_gallery
     again = open_gallery()
     assert again.add(Image.new("RGB", (9, 9)), record).record["made_from"][:2] == chain
     assert "made_from" not in again.add(Image.new("RGB", (9, 9)), record, user="another").record
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"task": "generate", "mask": 5}, {"task": "generate", "image": 5}, {"task": "generate", "image": "junk"},
+        {"task": "inpaint", "image": "junk"}, {"task": "measure"}, {"prompt": "no task"}, {"task": ["generate"]},
+    ],
+)  # fmt: skip
+def test_a_strangers_record_is_refused_and_stops_nothing(open_gallery, tmp_path, request_):
+    text = PngImagePlugin.PngInfo()
+    text.add_itxt(images.RECORD, json.dumps({"request": request_, images.DIFFERENCE: "x", "made_from": [7]}))
+    Image.new("RGB", (16, 16)).save(tmp_path / "gallery" / "stranger.png", pnginfo=text)
+    with pytest.raises(BadPicture):
+        open_gallery().take_in(tmp_path / "gallery" / "stranger.png")
+    (tmp_path / "atelier.db").unlink()
+    assert add(open_gallery()).prompt == "红心"
+
+
+def test_only_pictures_are_looked_for_inside_a_record(open_gallery, monkeypatch):
+    """Not what Pillow reads by other programs, such as PostScript."""
+    postscript = base64.b64encode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n").decode()
+    with pytest.raises(BadPicture, match="PNG, JPEG or WebP"):
+        open_gallery().add(Image.new("RGB", (9, 9)), {"request": {"task": "reconstruct", "image": postscript}})
+
+
+def test_a_result_may_be_larger_than_what_people_send(open_gallery, monkeypatch):
+    monkeypatch.setattr(images, "MAX_PIXELS", 100)
+    entry = add(open_gallery())
+    assert entry.record["seed"] == 1 and Image.open(open_gallery().thumbnail(entry)).size == (16, 16)
+    assert images.look(entry.path, 8).size == (8, 8)
 
 
 def test_a_row_without_a_file_goes(open_gallery):

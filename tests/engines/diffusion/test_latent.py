@@ -1,9 +1,11 @@
 """Latent diffusion's frames: latents, words, and what is told of the picture around a hole."""
 
+import dataclasses
+
 import pytest
 import torch
 
-from engines.diffusion.latent import LatentDiffusionConfig
+from engines.diffusion.latent import HOLES, LatentDiffusion, LatentDiffusionConfig, filled
 from engines.errors import BadRequest
 from tests import tiny
 
