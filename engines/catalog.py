@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engines import classical
-from engines.checkpoints import files
+from engines.checkpoints import files, foreign
 from engines.errors import AtelierError, BadCheckpoint, BadRequest, unknown
 from engines.text.tokenizer import Tokenizer
 
@@ -19,6 +19,8 @@ TASKS = {
     "latent-diffusion": ("generate", "inpaint", "locate"),
     "token-transformer": ("generate", "resample", "inpaint"),
     "upscaler": ("upscale",),
+    "rrdb": ("upscale",),  # Real-ESRGAN's, as the artist has them
+    "srvgg": ("upscale",),
     "clip": (),
     "diffusers": ("generate",),  # a folder of a pipeline
     "classical-inpainting": ("inpaint",),  # of OpenCV: there is no file
@@ -75,8 +77,8 @@ def read(path):
         weights = sum(part.stat().st_size for part in path.rglob("*.safetensors"))
         return Model(files.name(path), "diffusers", TASKS["diffusers"], path, weights, "unknown", {})
     path = path / "model.safetensors" if path.is_dir() else path
-    _, metadata = files.read_header(path)
-    family = metadata.get("family")
+    tensors, metadata = files.read_header(path)
+    family = metadata.get("family") or next(iter(foreign.detect(tensors) or ()), None)
     if family not in TASKS:
         raise BadCheckpoint(f"{path.name} is no model of a known family; known are: {', '.join(TASKS)}.")
     card = metadata.get("card", {})

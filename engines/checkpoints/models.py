@@ -5,11 +5,12 @@ from pathlib import Path
 
 import torch
 
-from engines.checkpoints import files
+from engines.checkpoints import files, foreign
 from engines.diffusion.latent import LatentDiffusion, LatentDiffusionConfig
 from engines.diffusion.unet import UNetConfig
 from engines.diffusion.upscaler import Upscaler, UpscalerConfig
 from engines.errors import AtelierError, BadCheckpoint
+from engines.esrgan import RRDBConfig, RRDBNet, SRVGGConfig, SRVGGNet
 from engines.text.clip import CLIP, CLIPConfig
 from engines.text.encoder import TextConfig
 from engines.vqgan.autoencoder import VQGAN, AutoencoderConfig, CodebookConfig, KLAutoencoder
@@ -33,6 +34,14 @@ def _upscaler(config):
     return Upscaler(UpscalerConfig(**config))
 
 
+def _rrdb(config):
+    return RRDBNet(RRDBConfig(**config))
+
+
+def _srvgg(config):
+    return SRVGGNet(SRVGGConfig(**config))
+
+
 def _latent_diffusion(config, first_stage):
     unet, text = UNetConfig(**config["unet"]), TextConfig(**config["text"])
     return LatentDiffusion(LatentDiffusionConfig(**config | {"unet": unet, "text": text}), first_stage)
@@ -44,7 +53,7 @@ def _token_transformer(config, first_stage):
     return TokenGenerator(shape, first_stage)
 
 
-ALONE = {"vqgan": _vqgan, "kl": _kl, "clip": _clip, "upscaler": _upscaler}
+ALONE = {"vqgan": _vqgan, "kl": _kl, "clip": _clip, "upscaler": _upscaler, "rrdb": _rrdb, "srvgg": _srvgg}
 DRAWING = {"latent-diffusion": _latent_diffusion, "token-transformer": _token_transformer}  # by an autoencoder
 FAMILIES = ALONE | DRAWING
 
@@ -91,8 +100,11 @@ def load(path, first_stage=None):
     autoencoder than the file names.
     """
     path = Path(path)
-    _, metadata = files.read_header(path)
-    family = metadata.get("family")
+    tensors, metadata = files.read_header(path)
+    if "family" not in metadata:
+        family, config = foreign.detect(tensors) or (None, None)
+        metadata = {"family": family, "config": config}
+    family = metadata["family"]
     if family not in FAMILIES:
         raise BadCheckpoint(f"{path.name} is no model of a known family; known are: {', '.join(FAMILIES)}.")
     parts = ()

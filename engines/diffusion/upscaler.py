@@ -33,6 +33,11 @@ class UpscalerConfig:
             raise BadRequest("residual_std needs one number for each scale of an upscaler.")
 
 
+def device_of(net):
+    """Where the weights of a net are."""
+    return next(net.parameters()).device
+
+
 class Block(nn.Module):
     """Two convolutions round a modulated activation (Perez et al., 2018, FiLM), added to what came in."""
 
@@ -61,9 +66,7 @@ class Upscaler(nn.Module):
         self.blocks = nn.ModuleList(Block(ch) for _ in range(config.blocks))
         self.heads = nn.ModuleDict({str(s): zero(nn.Conv2d(ch, 3 * s * s, 3, padding=1)) for s in config.scales})
 
-    @property
-    def device(self):
-        return self.embed[0].weight.device
+    device = property(device_of)
 
     @property
     def reach(self):

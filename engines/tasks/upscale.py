@@ -19,7 +19,7 @@ CELL = 32  # pixels a side of the squares of noise, which lie where they lie how
 
 @torch.no_grad()
 def upscale(request, model, on_progress=None):
-    """The picture of an `UpscaleRequest` by an `Upscaler` or by `classical.Resampling`.
+    """The picture of an `UpscaleRequest` by an `Upscaler`, a net of `esrgan` or `classical.Resampling`.
 
     It is of the size that is asked for to the pixel; what is transparent stays so, at smooth edges. Raises
     `BadRequest` for a result above `LARGEST` a side.
@@ -47,8 +47,37 @@ def upscale(request, model, on_progress=None):
 
 
 def _by_diffusion(request, model, picture, size, on_progress):
-    """`picture (H, W, 3)` uint8 at a `(width, height)`: enlarged in passes to that or above, then reduced to it."""
+    """`picture (H, W, 3)` uint8 at a `(width, height)`, each tile as it would be of the whole picture."""
+    looks = request.looks if request.detail else 1
+
+    def enlarge(small, scale, number, box):
+        def noise(index):
+            return _noise((request.seed, number, index), 3 * scale**2, box).to(model.device)
+
+        # wear is taken away at once; what is enlarged again is clean
+        wear = request.denoise * (number == 0)
+        return model.sample(small, scale, noise=noise, steps=looks, wear=wear, detail=request.detail)
+
     passes = _passes(request.scale, model.config.scales)
+    if not passes and (request.denoise or request.detail):  # of the same size, and better
+        passes = [min(model.config.scales)]
+    return _in_passes(request, model, picture, size, passes, model.reach * looks, enlarge, on_progress)
+
+
+def _by_net(request, model, picture, size, on_progress):
+    """The same by a net of one scale, which knows of no noise and no wear."""
+
+    def enlarge(small, scale, number, box):
+        return model((small + 1) / 2).clamp(0, 1) * 2 - 1
+
+    if model.scale == 1 and request.scale > 1:
+        raise BadRequest("This model cleans pictures up and enlarges none; choose 1 times, or another model.")
+    passes = _passes(request.scale, (model.scale,)) or [model.scale]
+    return _in_passes(request, model, picture, size, passes, model.reach, enlarge, on_progress)
+
+
+def _in_passes(request, model, picture, size, passes, margin, enlarge, on_progress):
+    """Pass after pass to that size or above, then reduced to it."""
     counts, height, width = [], *picture.shape[:2]
     for scale in passes:
         counts.append(math.ceil(height / request.tile) * math.ceil(width / request.tile))
@@ -62,8 +91,7 @@ def _by_diffusion(request, model, picture, size, on_progress):
             on_progress(Progress(done, sum(counts)))
 
     for number, scale in enumerate(passes):
-        # wear is taken away at once; what is enlarged again is clean
-        picture = _by_tiles(request, model, picture, scale, request.denoise * (number == 0), number, told)
+        picture = _by_tiles(request, model, picture, scale, number, margin, enlarge, told)
     if picture.shape[1::-1] != size:
         picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
     return picture
@@ -78,24 +106,17 @@ def _passes(scale, scales):
     return sorted(found, reverse=True)
 
 
-def _by_tiles(request, model, picture, scale, wear, number, told):
-    """One pass: each tile with as much around it as its pixels depend on, so that it is as of the whole picture."""
+def _by_tiles(request, model, picture, scale, number, margin, enlarge, told):
+    """One pass: tile by tile with a `margin` round it, which is as much as its pixels depend on."""
     height, width = picture.shape[:2]
-    steps = request.looks if request.detail else 1
-    margin, side = model.reach * steps, request.tile
+    side = request.tile
     made = np.empty((height * scale, width * scale, 3), np.uint8)
     for top in range(0, height, side):
         for left in range(0, width, side):
             above, before = min(margin, top), min(margin, left)
             box = top - above, left - before, min(top + side + margin, height), min(left + side + margin, width)
             small = tensors.from_image(Image.fromarray(picture[box[0] : box[2], box[1] : box[3]])).to(model.device)
-
-            def noise(index, box=box):
-                return _noise((request.seed, number, index), 3 * scale**2, box).to(model.device)
-
-            (tile,) = tensors.to_images(
-                model.sample(small, scale, noise=noise, steps=steps, wear=wear, detail=request.detail)
-            )
+            (tile,) = tensors.to_images(enlarge(small, scale, number, box))
             inner = np.asarray(tile)[above * scale :, before * scale :][: side * scale, : side * scale]
             made[top * scale : (top + side) * scale, left * scale : (left + side) * scale] = inner
             told()
@@ -130,4 +151,4 @@ def _by_filter(request, model, picture, size, on_progress):
     return made
 
 
-PAINT = {"upscaler": _by_diffusion, "classical-upscaling": _by_filter}
+PAINT = {"upscaler": _by_diffusion, "rrdb": _by_net, "srvgg": _by_net, "classical-upscaling": _by_filter}

@@ -66,6 +66,13 @@ def test_transparency_stays_and_hidden_colours_do_not_show(models, name):
     assert np.abs(found[:, 30:50, :3] - expected[:, 30:50]).max() <= 2
 
 
+def test_a_picture_of_the_same_size_is_cleaned_up_where_that_is_asked(models):
+    source = np.asarray(picture())
+    np.testing.assert_array_equal(pixels(upscale(asked(scale=1), models["upscaler"])), source)
+    cleaned = pixels(upscale(asked(scale=1, denoise=0.5), models["upscaler"]))
+    assert cleaned.shape == source.shape and not np.array_equal(cleaned, source)
+
+
 def test_an_enlargement_by_a_filter_invents_nothing(models):
     source = picture()
     result = upscale(asked(source, scale=3), models["lanczos"])
