@@ -13,17 +13,20 @@ from engines import requests
 from engines.errors import AtelierError, BadRequest
 from engines.requests import (
     GenerateRequest,
+    InpaintRequest,
     Progress,
     ReconstructRequest,
     ReconstructResult,
     ResampleRequest,
     ResampleResult,
+    UpscaleRequest,
 )
 from studio import images
 from studio import jobs as queue
 from studio.database import Database
 from studio.gallery import Gallery
 from studio.jobs import FINAL
+from tests.tiny import png
 
 RED = Image.new("RGB", (16, 16), "red")
 
@@ -456,3 +459,22 @@ def test_drawing_measures_the_pace(jobs, worker):
     last(jobs, submit(jobs))
     assert jobs.estimate(GenerateRequest(prompt="a"))[0] > 0
     assert jobs.estimate(GenerateRequest(prompt="a", sampler="heun"))[0] is None
+
+
+def test_an_enlargement_takes_as_long_as_its_pixels_and_looks(jobs):
+    image = png(Image.new("RGB", (50, 40)))
+    faithful = UpscaleRequest(image=image, scale=4)
+    assert jobs.estimate(faithful) == (None, None)
+    jobs._paces[UpscaleRequest, "", ""] = 1e-3
+    assert jobs.estimate(faithful)[0] == pytest.approx(50 * 40 * 1e-3)
+    inventive = UpscaleRequest(image=image, scale=4, detail=0.5, looks=3)
+    assert jobs.estimate(inventive)[0] == pytest.approx(3 * 50 * 40 * 1e-3)
+    twice = UpscaleRequest(image=image, scale=8)  # four times, and what came of it twice
+    assert jobs.estimate(twice)[0] == pytest.approx(17 * 50 * 40 * 1e-3)
+
+
+def test_nobody_can_tell_how_long_the_parts_of_a_mask_take(jobs):
+    asked = {"image": b"picture", "mask": b"mask", "prompt": "a", "steps": 4}
+    jobs._paces[InpaintRequest, "", "dpmpp_2m"] = 1.0
+    assert jobs.estimate(InpaintRequest(**asked))[0] == pytest.approx(8)
+    assert jobs.estimate(InpaintRequest(**asked, area="parts"))[0] is None
