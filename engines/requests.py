@@ -72,6 +72,10 @@ SUITED = {  # what suits each family of models that draw; the page offers it, an
     "diffusers": {"steps": 25, "cfg_scale": 7.0},
 }
 
+FAITHFUL = {  # of those what invents least: the first look of diffusion is the mean of all that may be there
+    "latent-diffusion": {"steps": 1},
+}
+
 CHOICE = re.compile(r"\{([^{}]*\|[^{}]*)\}")  # of a prompt
 
 MAX_PIXELS = 40_000_000
@@ -256,6 +260,11 @@ class AdjustRequest:
         _check(self)
         if not self.image:
             raise BadRequest("There is no picture to clean up: choose one first.")
+
+
+def restoring(family):
+    """The settings by which a family of models restores what nothing is said of: the picture around decides."""
+    return SUITED.get(family, {}) | FAITHFUL.get(family, {}) | {"cfg_scale": 1.0}
 
 
 def choose(text, seed):

@@ -1,7 +1,7 @@
 """Measures of models that inpaint: how far what they put under a mask is from what was there.
 
-Held-out pictures, nothing said in words, all else by default, beside methods without weights and the mean
-of the picture. Masks and seeds are fixed: the same weights give the same numbers on one machine.
+Held-out pictures, nothing said in words, settings as `requests.restoring` says, beside methods without weights
+and the mean of the picture. Masks and seeds are fixed: the same weights give the same numbers on one machine.
 """
 
 import hashlib
@@ -77,9 +77,8 @@ def _mask(example, width, size, kinds):
 
 def _restored(model, whole, mask):
     hidden = np.where(mask[..., None] > 0, 0, whole).astype(np.uint8)
-    suited = requests.SUITED.get(model.family, {}) | {"cfg_scale": 1.0}  # there are no words to follow
-    image = pictures.to_png(Image.fromarray(hidden))
-    request = requests.InpaintRequest(image=image, mask=masks.to_png(mask), area="whole", **suited)
+    image, settings = pictures.to_png(Image.fromarray(hidden)), requests.restoring(model.family)
+    request = requests.InpaintRequest(image=image, mask=masks.to_png(mask), area="whole", **settings)
     return np.asarray(inpaint(request, model).pictures[0].image)
 
 
@@ -101,8 +100,8 @@ def described(figures):
     )
     return (
         "Held-out pictures under masks of scratches (thin), of brush strokes (medium), and of blocks and borders "
-        "(wide); nothing was said in words, all else by default. Measured under the mask alone; the perceptual "
-        "distance is that of features of a random network with a fixed seed. Telea's and the Navier-Stokes method "
-        "are OpenCV's, the mean is that of the picture around.\n\n"
+        "(wide); nothing was said in words, settings as on the Restore tab. Measured under the mask alone; the "
+        "perceptual distance is that of features of a random network with a fixed seed. Telea's and the Navier-Stokes "
+        "method are OpenCV's, the mean is that of the picture around.\n\n"
         f"| pictures, mask | who | PSNR | SSIM | perceptual |\n|---|---|---|---|---|\n{rows}\n{sheets}"
     )

@@ -9,7 +9,7 @@ from PIL import Image
 from engines import colours, masks
 from engines.catalog import find as find_model
 from engines.errors import BadRequest
-from engines.requests import SUITED, AdjustRequest, InpaintRequest
+from engines.requests import AdjustRequest, InpaintRequest, restoring
 from studio import images
 from studio.jobs import FINAL
 from studio.mask_painter import MaskPainter
@@ -166,8 +166,8 @@ def wire(studio, parts, parts_of, tabs, demo):
     def submit(name, model, request: gr.Request):
         source(name, request)
         row = find_model(model, "inpaint", studio.home, paths=False)
-        suited = SUITED.get(row.family, {}) | {"cfg_scale": 1.0}  # the picture around decides
-        return studio.jobs.submit(InpaintRequest(model=row.id, area="parts", **suited, **inputs.given(name)))
+        settings = restoring(row.family) | inputs.given(name)
+        return studio.jobs.submit(InpaintRequest(model=row.id, area="parts", **settings))
 
     def follow(job, name, request: gr.Request):
         followed[request.session_hash] = job
