@@ -10,33 +10,32 @@ RADIUS = 5  # pixels round a place that its value is made of
 
 
 @dataclass(frozen=True)
-class Inpainting:
-    """Fills holes from their edges."""
+class Method:
+    """What every method has of a model; `flag` is OpenCV's name of it."""
 
     name: str
     about: str
     flag: int
-    family: str = "classical-inpainting"
-    size: int = 1024  # pixels a side that it works on at most: in time that grows with what is painted
-    size_multiple: int = 1
-    device: str = "cpu"
-    sha256: str = OPENCV
+    device = "cpu"
+    sha256 = OPENCV
+
+
+class Inpainting(Method):
+    """Fills holes from their edges."""
+
+    family = "classical-inpainting"
+    size = 1024  # pixels a side that it works on at most: in time that grows with what is painted
+    size_multiple = 1
 
     def fill(self, picture, mask):
         """`picture (H, W, 3)` uint8 with the pixels of `mask (H, W)` bool made from those around them."""
         return cv2.inpaint(picture, mask.astype(np.uint8), RADIUS, self.flag)
 
 
-@dataclass(frozen=True)
-class Resampling:
+class Resampling(Method):
     """Enlarges by a filter and invents nothing."""
 
-    name: str
-    about: str
-    flag: int
-    family: str = "classical-upscaling"
-    device: str = "cpu"
-    sha256: str = OPENCV
+    family = "classical-upscaling"
 
     def enlarge(self, picture, size):
         """`picture (H, W, C)` uint8 at another `(width, height)`."""

@@ -49,13 +49,8 @@ def publish(studio):
         given["image"] = images.source_bytes(sent(given["image"]), given["max_side"])
         return finished(requests.ReconstructRequest(**given))
 
-    def upscale(**given):
-        given["image"] = images.full_bytes(sent(given["image"]))
-        return finished(requests.UpscaleRequest(**given))
-
-    def adjust(**given):
-        given["image"] = images.full_bytes(sent(given["image"]))
-        return finished(requests.AdjustRequest(**given))
+    def on_whole_picture(kind):
+        return lambda **given: finished(kind(**given | {"image": images.full_bytes(sent(given["image"]))}))
 
     def models() -> list[dict]:
         """The models of the catalog: id, family, tasks and licence."""
@@ -66,8 +61,8 @@ def publish(studio):
 
     endpoint("generate", requests.GenerateRequest, generate)
     endpoint("inpaint", requests.InpaintRequest, inpaint)
-    endpoint("upscale", requests.UpscaleRequest, upscale)
-    endpoint("adjust", requests.AdjustRequest, adjust)
+    for name, kind in (("upscale", requests.UpscaleRequest), ("adjust", requests.AdjustRequest)):
+        endpoint(name, kind, on_whole_picture(kind))
     endpoint("reconstruct", requests.ReconstructRequest, reconstruct, leave_out=("tokens",))
     gr.api(guard(models), api_name="models")
 

@@ -49,7 +49,6 @@ class Entry:
         """How it was made, as its file tells."""
         return images.read_record(self.path)
 
-
     @property
     def made_from(self):
         """How the pictures before this one were made, the first one first; what is no such thing is left out."""

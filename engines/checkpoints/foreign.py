@@ -3,6 +3,12 @@
 import math
 
 
+def completed(tensors, metadata):
+    """The `metadata` of a file, with `family` and `config` told from its `tensors` where it names no family itself."""
+    found = None if "family" in metadata else detect(tensors)
+    return metadata | dict(zip(("family", "config"), found, strict=True)) if found else metadata
+
+
 def detect(tensors):
     """`(family, config)` of a file by its `tensors`, name to (dtype, shape), as `files.read_header` tells; or None."""
     shapes = {name: shape for name, (_, shape) in tensors.items()}

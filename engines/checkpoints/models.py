@@ -100,11 +100,8 @@ def load(path, first_stage=None):
     autoencoder than the file names.
     """
     path = Path(path)
-    tensors, metadata = files.read_header(path)
-    if "family" not in metadata:
-        family, config = foreign.detect(tensors) or (None, None)
-        metadata = {"family": family, "config": config}
-    family = metadata["family"]
+    metadata = foreign.completed(*files.read_header(path))
+    family = metadata.get("family")
     if family not in FAMILIES:
         raise BadCheckpoint(f"{path.name} is no model of a known family; known are: {', '.join(FAMILIES)}.")
     parts = ()

@@ -18,10 +18,7 @@ def watched(unet):
 
     def look(attention, told, _):
         x, context = told
-        q, k = (
-            part.unflatten(-1, (attention.heads, -1)).transpose(1, 2)
-            for part in (attention.to_q(x), attention.to_k(context))
-        )
+        q, k = attention.by_head(attention.to_q(x)), attention.by_head(attention.to_k(context))
         found.append((q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1))
 
     blocks = [module for module in unet.modules() if isinstance(module, TransformerBlock)]

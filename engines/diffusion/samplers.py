@@ -281,8 +281,8 @@ def _unified(x, base, sigma_next, others):
         phi.append((phi[-1] - 1 / math.factorial(j)) / z)
         sides.append(math.factorial(j) * phi[j] / phi[0])
     # the paper's value for a single one, right to its order for every h
-    rhos = np.linalg.solve(np.vander(ratios, increasing=True).T, sides) if len(others) > 1 else [0.5]
-    for rho, ratio, (_, other) in zip(rhos, ratios, others, strict=False):
+    rhos = np.linalg.solve(np.vander(ratios, increasing=True).T, sides) if len(others) > 1 else [0.5] * len(others)
+    for rho, ratio, (_, other) in zip(rhos, ratios, others, strict=True):
         denoised = denoised + float(rho) / ratio * (other - base[1])
     return math.exp(z) * x - math.expm1(z) * denoised
 

@@ -109,11 +109,12 @@ class Attention(nn.Module):
         self.to_v = nn.Linear(context_dim, channels, bias=False)
         self.to_out = nn.Sequential(nn.Linear(channels, channels))
 
+    def by_head(self, part):
+        """`(B, N, C)` as `(B, heads, N, C / heads)`."""
+        return part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
     def forward(self, x, context):
-        q, k, v = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, N or T, C / heads)
-            for part in (self.to_q(x), self.to_k(context), self.to_v(context))
-        )
+        q, k, v = (self.by_head(part) for part in (self.to_q(x), self.to_k(context), self.to_v(context)))
         attended = F.scaled_dot_product_attention(q, k, v)
         return self.to_out(attended.transpose(1, 2).flatten(2))
 

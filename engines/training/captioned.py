@@ -183,4 +183,4 @@ def to_tensor(pictures, device):
 def shown_captions():
     """The words of which every run draws its samples, in all styles."""
     styles = itertools.cycle(("3d", "flat", "glossy", "cartoon"))
-    return [compose(text, style) for text, style in zip(SHOWN, styles, strict=False)]
+    return list(map(compose, SHOWN, styles))

@@ -35,7 +35,21 @@ class Example:
         Uncaptioned pictures go by their file name.
         """
         key = f"{self.text}|{self.style}" if self.text else self.name
-        return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") % 10 == 0
+        return hashed(key) % 10 == 0
+
+
+def hashed(text):
+    """A whole number below 2^32 that is the same for a text everywhere."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+
+
+def held_out_sets(examples):
+    """The held-out examples as `{"icons": [...], "photographs": [...]}`, by whether they have transparency."""
+    sets = {"icons": [], "photographs": []}
+    for example in examples:
+        if example.held_out:
+            sets["icons" if example.pixels.shape[2] == 4 else "photographs"].append(example)
+    return sets
 
 
 def load(path, size):

@@ -4,7 +4,6 @@ Held-out pictures, beside Lanczos. Wear and seeds are fixed: the same weights gi
 machine, but for the seconds.
 """
 
-import hashlib
 import time
 
 import numpy as np
@@ -30,10 +29,7 @@ def measure(model, examples, out, say=print):
 
     A sheet of each set goes to the folder `out`, as `enlarged-icons.webp` and `enlarged-photographs.webp`.
     """
-    held_out = {"icons": [], "photographs": []}
-    for example in examples:
-        if example.held_out and min(example.pixels.shape[:2]) >= SIDE:
-            held_out["icons" if example.pixels.shape[2] == 4 else "photographs"].append(example)
+    held_out = data.held_out_sets(example for example in examples if min(example.pixels.shape[:2]) >= SIDE)
     perceptual, figures = metrics.RandomPerceptual(), {}
     for name, rows in held_out.items():
         rows, sheet = data.evenly(rows, PICTURES), []
@@ -72,8 +68,7 @@ def _small(name, large, scale, state, wear):
     if not wear:
         side = SIDE // scale
         return np.asarray(Image.fromarray(large).resize((side, side), Image.Resampling.LANCZOS))
-    seed = int.from_bytes(hashlib.sha256(f"{name} {scale} {state}".encode()).digest()[:4], "big")
-    return worn(large, scale, wear, np.random.default_rng(seed))
+    return worn(large, scale, wear, np.random.default_rng(data.hashed(f"{name} {scale} {state}")))
 
 
 def _timed(model, small, **fields):

@@ -92,15 +92,12 @@ def _evaluate(row, folder, out):
 
 @torch.no_grad()
 def _vqgan(model, folder, out, size=SIZE):
-    sets = {"icons": [], "photographs": []}
-    for example in folder.examples(size):
-        if example.held_out:
-            sets["icons" if example.pixels.shape[2] == 4 else "photographs"].append(data.middle(example.pixels, size))
     device, perceptual = next(model.parameters()).device, metrics.RandomPerceptual()
     figures, table = {}, ""
-    for name, shown in sets.items():
-        if not shown:
+    for name, rows in data.held_out_sets(folder.examples(size)).items():
+        if not rows:
             continue
+        shown = [data.middle(example.pixels, size) for example in rows]
         folder.say(f"{len(shown)} held-out {name}")
         rows, tokens, redrawn, taken = {}, [], [], 0.0
         for pixels in shown:

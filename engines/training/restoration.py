@@ -4,8 +4,6 @@ Held-out pictures, nothing said in words, settings as `requests.restoring` says,
 and the mean of the picture. Masks and seeds are fixed: the same weights give the same numbers on one machine.
 """
 
-import hashlib
-
 import numpy as np
 import torch
 from PIL import Image
@@ -32,13 +30,9 @@ def measure(model, examples, size, out, say=print):
     The sets are icons on white and photographs, each cut to `size x size` pixels. A picture of each set goes to
     the folder `out` as `restored-icons.webp` and `restored-photographs.webp`.
     """
-    held_out = {"icons": [], "photographs": []}
-    for example in examples:
-        if example.held_out:
-            held_out["icons" if example.pixels.shape[2] == 4 else "photographs"].append(example)
     perceptual, figures = metrics.RandomPerceptual(), {}
     painters = {"ours": model} | {name: classical.METHODS[method] for name, method in FLOOR.items()}
-    for name, rows in held_out.items():
+    for name, rows in data.held_out_sets(examples).items():
         rows = data.evenly(rows, PICTURES)
         if not rows:
             continue
@@ -71,8 +65,7 @@ def measure(model, examples, size, out, say=print):
 
 
 def _mask(example, width, size, kinds):
-    seed = int.from_bytes(hashlib.sha256(f"{example.name} {width}".encode()).digest()[:4], "big")
-    return random_mask(size, np.random.default_rng(seed), kinds)
+    return random_mask(size, np.random.default_rng(data.hashed(f"{example.name} {width}")), kinds)
 
 
 def _restored(model, whole, mask):

@@ -1,4 +1,4 @@
-"""What the trainers on captioned pictures have in common, whatever they learn."""
+"""What trainers have in common, whatever they learn, and what those on captioned pictures have beside it."""
 
 import torch
 
@@ -7,22 +7,16 @@ from engines.training.captioned import CaptionedLatents
 from engines.training.loop import MovingAverage, load_optimizer_state, optimizer_state
 
 
-class CaptionedTrainer:
-    """Learns the pictures that are not held out, in the encoding of the autoencoder `first_stage`.
+class Trainer:
+    """Learns one model by one loss, with a moving average of it.
 
-    A subclass makes `model` and calls `begin`, and `learn` with the loss of each step.
+    A subclass has a `recipe` with `rate` and `ema_decay`, and its `device` and `card`; it makes `model` and calls
+    `begin`, and `learn` with the loss of each step.
     """
 
     model = None
     betas = (0.9, 0.99)
     weight_decay = 0.01
-
-    def __init__(self, recipe, examples, first_stage, device="cpu", card=None, report=None):
-        torch.manual_seed(recipe.seed)
-        self.recipe, self.device, self.card = recipe, torch.device(device), card or {}
-        self.batch = recipe.batch
-        self.first_stage = first_stage.to(self.device).eval()
-        self.pictures = CaptionedLatents(recipe, examples, self.first_stage, self.device, report)
 
     def begin(self):
         """Set out from the model as it is, with its moving average and its optimizers."""
@@ -62,3 +56,14 @@ class CaptionedTrainer:
         """The averaged weights in float16, with configuration and card."""
         with self.average.swapped():
             models.save(path, self.model, self.card)
+
+
+class CaptionedTrainer(Trainer):
+    """Learns the pictures that are not held out, in the encoding of the autoencoder `first_stage`."""
+
+    def __init__(self, recipe, examples, first_stage, device="cpu", card=None, report=None):
+        torch.manual_seed(recipe.seed)
+        self.recipe, self.device, self.card = recipe, torch.device(device), card or {}
+        self.batch = recipe.batch
+        self.first_stage = first_stage.to(self.device).eval()
+        self.pictures = CaptionedLatents(recipe, examples, self.first_stage, self.device, report)

@@ -6,12 +6,12 @@ import numpy as np
 import torch
 
 from engines import tensors
-from engines.checkpoints import models
 from engines.diffusion.upscaler import Upscaler, UpscalerConfig, enlarged
 from engines.pictures import grid
 from engines.runtime import autocast
 from engines.training import data
-from engines.training.loop import MovingAverage, fingerprint, load_optimizer_state, optimizer_state
+from engines.training.loop import fingerprint
+from engines.training.trainer import Trainer
 from engines.training.wear import reduced, worn
 
 MEASURED = 256  # crops of each scale that the spread of residuals is told from
@@ -33,8 +33,10 @@ class UpscalerRecipe:
     seed: int = 0
 
 
-class UpscalerTrainer:
+class UpscalerTrainer(Trainer):
     """Learns the pictures that are not held out; raises `BadRequest` if all of them are."""
+
+    weight_decay = 1e-4
 
     def __init__(self, recipe, examples, device="cpu", card=None, start=None):
         torch.manual_seed(recipe.seed)
@@ -47,8 +49,7 @@ class UpscalerTrainer:
         if start:
             self.model.load_state_dict(start.state_dict())
         self.model.to(self.device)
-        self.average = MovingAverage(self.model, recipe.ema_decay)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), recipe.rate, betas=(0.9, 0.99), weight_decay=1e-4)
+        self.begin()
 
     def _spread(self):
         # of what bicubic enlargement lacks at each scale, over the whole way of wear
@@ -77,8 +78,6 @@ class UpscalerTrainer:
         return large.to(self.device), small.to(self.device), torch.tensor(wears).float().to(self.device), scale
 
     def step(self, index, rate_share):
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.rate * rate_share
         self.model.train()
         large, small, wear, scale = self.pictures(index)
         residual = self.model.residual(large, small, scale)
@@ -92,11 +91,7 @@ class UpscalerTrainer:
             found = self.model(small, noisy, t, wear, scale)
         errors = (found.float() - residual).square().mean((1, 2, 3))
         loss = errors.mean()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        self.average.update(index)
+        self.learn(loss, index, rate_share)
         return {"loss": loss.item(), "of the mean": errors[:told].mean().item() if told else loss.item()}
 
     @torch.no_grad()
@@ -114,22 +109,5 @@ class UpscalerTrainer:
                 rows += [tensors.to_images(x)[0] for x in (enlarged(small, scale), made)]
         return grid(rows or [tensors.to_images(torch.zeros(1, 3, side, side))[0]], 4)
 
-    def state(self):
-        return {
-            "model": self.model.state_dict(),
-            "average": self.average.values,
-            "optimizer": optimizer_state(self.optimizer),
-        }
-
-    def load_state(self, state):
-        self.model.load_state_dict(state["model"])
-        self.average.load(state["average"])
-        load_optimizer_state(self.optimizer, state["optimizer"])
-
     def fingerprint(self):
         return fingerprint(self.model.config)
-
-    def export(self, path):
-        """The averaged weights in float16, with configuration and card."""
-        with self.average.swapped():
-            models.save(path, self.model, self.card)

@@ -42,6 +42,14 @@ class Upload(gr.Image):
         return payload.path if payload else None
 
 
+def upload(tab, height, label="picture"):
+    """The `Upload` of a tab; `label` is the key of its words."""
+    return Upload(
+        type="filepath", format="png", image_mode=None, sources=["upload", "clipboard"], label=t(label),
+        elem_id=f"{tab}-image", elem_classes="upload", height=height,
+    )  # fmt: skip
+
+
 def control(request, name, tab, **options):
     """The component for one field of a request: bounds, default and help as the field says."""
     meta = requests.control(request, name)
@@ -58,6 +66,13 @@ def control(request, name, tab, **options):
             return gr.Number(minimum=meta["low"], maximum=meta["high"], precision=0, **options)
         return gr.Slider(meta["low"], meta["high"], step=meta["step"], buttons=[], **options)
     return gr.Textbox(**options)
+
+
+def before_after(elem_id):
+    """Two pictures under one slider."""
+    return gr.ImageSlider(
+        show_label=False, format="png", interactive=False, elem_id=elem_id, elem_classes="stage", max_height=560
+    )
 
 
 def named(components, values):

@@ -17,7 +17,7 @@ from studio import comparison, images
 from studio.jobs import FINAL
 from studio.pair_view import MODES, PairView
 from studio.tabs import inpaint, upscale
-from studio.tabs.common import Latest, Upload, control, guard, model_choices, named, remembered, standing, temporary
+from studio.tabs.common import Latest, control, guard, model_choices, named, remembered, standing, temporary, upload
 from studio.tabs.generate import requested
 from studio.texts import say, t
 
@@ -51,10 +51,7 @@ def draw(studio):
                 seed = gr.Number(0, label=t("seed"), info=t("compare.seed.help"), precision=0, elem_id="compare-seed")
                 models["generate"].render()
             with gr.Column(visible=False) as picture:
-                image = Upload(
-                    type="filepath", format="png", image_mode=None, sources=["upload", "clipboard"],
-                    label=t("picture"), elem_id="compare-image", elem_classes="upload", height=260,
-                )  # fmt: skip
+                image = upload("compare", 260)
                 max_side = control(ReconstructRequest, "max_side", "compare")
                 models["reconstruct"].render()
             with gr.Column(visible=False) as mask:
@@ -358,7 +355,7 @@ def _names(compared, pair):
         ", ".join(filter(None, (points[i] for points, i in zip(comparison.labels(compared), place, strict=True))))
         for place in pair
     ]
-    return [f"{letter} · {name}" for letter, name in zip("AB", names, strict=False)]
+    return [f"{letter} · {name}" for letter, name in zip("AB"[: len(names)], names, strict=True)]
 
 
 def _pair(two, names, mode):

@@ -15,7 +15,6 @@ from studio.jobs import FINAL
 from studio.tabs import browser, queue
 from studio.tabs.common import (
     Latest,
-    Upload,
     chosen_entry,
     control,
     guard,
@@ -24,6 +23,7 @@ from studio.tabs.common import (
     remembered,
     status,
     style_control,
+    upload,
 )
 from studio.texts import say, t
 
@@ -100,10 +100,7 @@ def draw(studio):
                 add("scheduler", visible=not by_tokens)
             with gr.Accordion(t("from_picture"), open=False) as from_picture:
                 gr.Markdown(t("source.help"), elem_classes="hint")
-                image = Upload(
-                    type="filepath", format="png", image_mode=None, sources=["upload", "clipboard"], label=t("source"),
-                    elem_id="generate-image", elem_classes="upload", height=220,
-                )  # fmt: skip
+                image = upload("generate", 220, "source")
                 add("strength")
             with gr.Accordion(t("variation"), open=False):
                 add("variation_seed")

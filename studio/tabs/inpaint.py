@@ -15,7 +15,7 @@ from studio.jobs import FINAL
 from studio.mask_painter import MaskPainter
 from studio.tabs.common import (
     Latest,
-    Upload,
+    before_after,
     chosen_entry,
     control,
     guard,
@@ -24,6 +24,7 @@ from studio.tabs.common import (
     remembered,
     status,
     style_control,
+    upload,
 )
 from studio.tabs.easel import Easel
 from studio.texts import say, t
@@ -42,10 +43,7 @@ def draw(studio):
 
     with gr.Row(elem_id="inpaint-page", elem_classes="page"):
         with gr.Column(elem_classes="ask"):
-            image = Upload(
-                type="filepath", format="png", image_mode=None, sources=["upload", "clipboard"], label=t("picture"),
-                elem_id="inpaint-image", elem_classes="upload", height=200,
-            )  # fmt: skip
+            image = upload("inpaint", 200)
             add("prompt", lines=2, max_lines=6, info=t("inpaint.prompt.help"))
             fields["style"] = style_control("inpaint")
             with gr.Row(elem_classes="actions"):
@@ -81,10 +79,7 @@ def draw(studio):
                 elem_classes=["stage", "map"], buttons=[],
             )  # fmt: skip
             with gr.Column(visible=False) as made:
-                slider = gr.ImageSlider(
-                    show_label=False, format="png", interactive=False, elem_id="inpaint-slider", elem_classes="stage",
-                    max_height=560,
-                )  # fmt: skip
+                slider = before_after("inpaint-slider")
                 gr.Markdown(t("inpaint.before_after"), elem_classes="hint")
                 proposals = gr.Gallery(
                     show_label=False, format="png", columns=4, object_fit="contain", interactive=False,

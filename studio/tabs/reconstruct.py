@@ -10,7 +10,7 @@ from engines.requests import ReconstructRequest
 from studio import images
 from studio.jobs import FINAL
 from studio.tabs import workshop
-from studio.tabs.common import Upload, control, guard, model_control, named, remembered, standing, tokens_button
+from studio.tabs.common import control, guard, model_control, named, remembered, standing, tokens_button, upload
 from studio.texts import say, t
 
 
@@ -19,10 +19,7 @@ def draw(studio):
     with gr.Row(elem_id="reconstruct-page", elem_classes="page"):
         with gr.Column(elem_classes="ask"):
             gr.Markdown(t("empty_reconstruct"), elem_classes="hint")
-            image = Upload(
-                type="filepath", format="png", image_mode=None, sources=["upload", "clipboard"], label=t("picture"),
-                elem_id="reconstruct-image", elem_classes="upload", height=300,
-            )  # fmt: skip
+            image = upload("reconstruct", 300)
             model = model_control(studio.home, "reconstruct", "reads.help")
             max_side = control(ReconstructRequest, "max_side", "reconstruct")
             with gr.Row(elem_classes="actions"):

@@ -13,7 +13,7 @@ from engines.requests import AdjustRequest, InpaintRequest, restoring
 from studio import images
 from studio.jobs import FINAL
 from studio.mask_painter import MaskPainter
-from studio.tabs.common import Latest, Upload, control, guard, model_control, remembered, standing, status
+from studio.tabs.common import Latest, before_after, control, guard, model_control, remembered, standing, status, upload
 from studio.tabs.easel import Easel
 from studio.texts import say, t
 
@@ -28,12 +28,6 @@ def draw(studio):
     def step(name):
         return gr.Step(t(f"restore.{name}"), id=STEPS.index(name))
 
-    def before_after(name):
-        return gr.ImageSlider(
-            show_label=False, format="png", interactive=False, elem_id=f"restore-{name}", elem_classes="stage",
-            max_height=560,
-        )  # fmt: skip
-
     def button(key, name, **options):
         return gr.Button(t(key), elem_id=f"restore-{name}", **options)
 
@@ -41,10 +35,7 @@ def draw(studio):
     with gr.Column(elem_id="restore-page"), gr.Walkthrough(selected=0, elem_id="restore-steps") as steps:
         with step("picture"):
             gr.Markdown(t("restore.picture.help"), elem_classes="hint")
-            image = Upload(
-                type="filepath", format="png", image_mode=None, sources=["upload", "clipboard"], label=t("picture"),
-                elem_id="restore-image", elem_classes="upload", height=320,
-            )  # fmt: skip
+            image = upload("restore", 320)
             onwards = button("restore.next", "onwards", visible=False, **main)
         with step("find"):
             gr.Markdown(t("restore.find.help"), elem_classes="hint")
@@ -71,17 +62,17 @@ def draw(studio):
                 stop = button("stop", "stop", interactive=False)
                 painted = button("restore.next", "painted")
             line = gr.HTML(elem_id="restore-status", elem_classes="line")
-            repaired = before_after("repaired")
+            repaired = before_after("restore-repaired")
         with step("colours"):
             gr.Markdown(t("restore.colours.help"), elem_classes="hint")
             with gr.Row():
                 shares = {name: control(AdjustRequest, name, "restore") for name in ("balance", "fading", "levels")}
-            look = before_after("look")
+            look = before_after("restore-look")
             with gr.Row(elem_classes="actions"):
                 save = button("restore.save", "save", **main)
         with step("save"):
             end = gr.HTML(elem_id="restore-end", elem_classes="line")
-            result = before_after("result")
+            result = before_after("restore-result")
             with gr.Row(elem_classes="actions"):
                 download = gr.DownloadButton(t("download"), variant="primary", elem_id="restore-download")
                 another = button("restore.another", "another")

@@ -13,7 +13,7 @@ from studio import images
 from studio.jobs import FINAL
 from studio.tabs.common import (
     Latest,
-    Upload,
+    before_after,
     chosen_entry,
     control,
     guard,
@@ -21,6 +21,7 @@ from studio.tabs.common import (
     named,
     remembered,
     standing,
+    upload,
 )
 from studio.texts import say, t
 
@@ -33,18 +34,9 @@ def draw(studio):
     """Draw the tab; returns its parts, the fields of the request under `fields`."""
     fields = {}
 
-    def before_after(name):
-        return gr.ImageSlider(
-            show_label=False, format="png", interactive=False, elem_id=f"upscale-{name}", elem_classes="stage",
-            max_height=560,
-        )  # fmt: skip
-
     with gr.Row(elem_id="upscale-page", elem_classes="page"):
         with gr.Column(elem_classes="ask"):
-            image = Upload(
-                type="filepath", format="png", image_mode=None, sources=["upload", "clipboard"], label=t("picture"),
-                elem_id="upscale-image", elem_classes="upload", height=260,
-            )  # fmt: skip
+            image = upload("upscale", 260)
             gr.Markdown(t("upscale.spot"), elem_classes="hint")
             fields["scale"] = control(UpscaleRequest, "scale", "upscale")
             with gr.Row(elem_classes="actions"):
@@ -61,10 +53,10 @@ def draw(studio):
             gr.Markdown(t("upscale.empty"), elem_id="upscale-empty", elem_classes=["hint", "empty"])
             with gr.Column(visible=False) as near:
                 gr.Markdown(t("upscale.near"), elem_classes="hint")
-                loupe = before_after("loupe")
+                loupe = before_after("upscale-loupe")
             with gr.Column(visible=False) as made:
                 gr.Markdown(t("inpaint.before_after"), elem_classes="hint")
-                slider = before_after("slider")
+                slider = before_after("upscale-slider")
                 with gr.Row(elem_classes="actions"):
                     download = gr.DownloadButton(t("download"), size="sm", elem_id="upscale-download")
         with gr.Column(elem_classes="settings"), gr.Accordion(t("settings"), open=True):
