@@ -85,11 +85,13 @@ class Artist:
 
     def told(self, words):
         """Wait for a message that says `words`, and close it; returns all that it says."""
-        message = self.page.get_by_test_id("toast-text").filter(has_text=words)
-        expect(message).to_be_visible()
-        text = message.inner_text()
-        self.page.get_by_test_id("toast-close").first.click()
-        expect(message).to_be_hidden()
+        message = self.page.get_by_test_id("toast-body").filter(has_text=words)
+        expect(message.first).to_be_visible()
+        text = message.get_by_test_id("toast-text").all_inner_texts()[0]
+        # one that is leaving by itself cannot be clicked any more
+        for close in message.get_by_test_id("toast-close").element_handles():
+            close.evaluate("button => button.click()")
+        expect(message).to_have_count(0)
         return text
 
     def reconstruct(self):

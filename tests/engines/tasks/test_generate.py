@@ -25,16 +25,22 @@ def drawn(request, model):
     return [np.asarray(picture.image) for picture in generate(request, model).pictures]
 
 
+def nearly(one, other):
+    """Whether two are the same picture, of which some codes at a border may have flipped.
+
+    Products of matrices of another height are summed in another order on some processors.
+    """
+    return np.abs(one.astype(int) - other).mean() < 2  # levels; between two seeds it is tens
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_each_sampler_draws_and_a_batch_equals_its_singles(model, sampler):
     many = request(sampler=sampler, count=3, variation_strength=0.3)
     together = drawn(many, model)
     assert together[0].shape == (64, 64, 3)
-    assert not np.array_equal(together[0], together[1])
     for index, picture in enumerate(together):
-        single = drawn(alone(many, index), model)[0]
-        # Products of matrices of another height are summed in another order: a code at a border may flip.
-        assert np.mean(np.abs(picture.astype(int) - single) > 2) < 0.01
+        assert nearly(picture, drawn(alone(many, index), model)[0])
+    assert not nearly(together[0], together[1])
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULES)
@@ -46,7 +52,7 @@ def test_each_schedule_draws_its_own_picture_again(model, scheduler):
 def test_seeds_count_up(model):
     result = generate(request(count=3, seed=2**32 - 2), model)
     assert [picture.seed for picture in result.pictures] == [2**32 - 2, 2**32 - 1, 0]
-    assert np.array_equal(np.asarray(result.pictures[2].image), drawn(request(seed=0), model)[0])
+    assert nearly(np.asarray(result.pictures[2].image), drawn(request(seed=0), model)[0])
 
 
 def test_many_pictures_are_drawn_batch_after_batch(model, monkeypatch):
