@@ -16,7 +16,7 @@ ASSETS = Path(__file__).parent.parent / "assets"
 TASKS = {
     "vqgan": ("reconstruct",),
     "kl": ("reconstruct",),
-    "latent-diffusion": ("generate", "inpaint", "locate"),
+    "latent-diffusion": ("generate", "inpaint", "refine", "locate"),
     "token-transformer": ("generate", "resample", "inpaint"),
     "upscaler": ("upscale",),
     "rrdb": ("upscale",),  # Real-ESRGAN's, as the artist has them

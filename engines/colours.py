@@ -1,6 +1,6 @@
 """Colours cleaned up: what time, light and scanners have done to a picture, taken back as far as is asked.
 
-Pictures are `(H, W, 3)` uint8; a `share` in [0, 1] says how far to go, 0 changes nothing. What is to be done is
+Pictures are `(H, W, 3)` uint8; a share in [0, 1] says how far to go, 0 changes nothing. What is to be done is
 told from `sample (N, 3)`, some of the pixels that are seen.
 """
 
@@ -14,10 +14,11 @@ SAMPLE = 1_000_000  # pixels at most that a correction is told from
 PLAIN = 8  # levels between dark and bright below which a surface is plain, and left alone
 
 
-def cleaned(picture, balance=0.0, fading=0.0, levels=0.0, alpha=None):
+def cleaned(picture, balance=0.0, fading=0.0, levels=0.0, vividness=0.0, alpha=None):
     """The picture with its white balance, its fading and its levels corrected, in that order.
 
-    Where `alpha (H, W)` uint8 is given, what it hides has no say in it.
+    `vividness` in [-1, 1] then leads colours away from grey, or to it. Where `alpha (H, W)` uint8 is given, what
+    it hides has no say in it.
     """
     for correct, share in ((white_balanced, balance), (unfaded, fading), (levelled, levels)):
         if share:
@@ -26,6 +27,9 @@ def cleaned(picture, balance=0.0, fading=0.0, levels=0.0, alpha=None):
             wanted *= np.float32(share)
             wanted += picture
             picture = np.clip(np.round(wanted, out=wanted), 0, 255, out=wanted).astype(np.uint8)
+    if vividness:
+        grey = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+        picture = cv2.addWeighted(picture, 1 + vividness, grey, -vividness, 0)
     return picture
 
 

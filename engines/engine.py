@@ -18,18 +18,21 @@ from engines.tasks.inpaint import inpaint
 from engines.tasks.locate import locate
 from engines.tasks.measure import measure
 from engines.tasks.reconstruct import reconstruct
+from engines.tasks.refine import refine
 from engines.tasks.resample import resample
-from engines.tasks.upscale import upscale
+from engines.tasks.upscale import spot, upscale
 
-# what a request asks of a model: the task that it must be able to do, and its function
+# the models that a request names, each with what it must be able to do, and the function that is given them
 TASKS = {
-    requests.GenerateRequest: ("generate", generate),
-    requests.InpaintRequest: ("inpaint", inpaint),
-    requests.ReconstructRequest: ("reconstruct", reconstruct),
-    requests.ResampleRequest: ("resample", resample),
-    requests.UpscaleRequest: ("upscale", upscale),
-    requests.LocateRequest: ("locate", locate),
-    requests.CodebookRequest: ("reconstruct", codebook),
+    requests.GenerateRequest: ({"model": "generate"}, generate),
+    requests.InpaintRequest: ({"model": "inpaint"}, inpaint),
+    requests.ReconstructRequest: ({"model": "reconstruct"}, reconstruct),
+    requests.ResampleRequest: ({"model": "resample"}, resample),
+    requests.UpscaleRequest: ({"model": "upscale"}, upscale),
+    requests.SpotRequest: ({"model": "upscale"}, spot),
+    requests.RefineRequest: ({"model": "refine", "upscaler": "upscale"}, refine),
+    requests.LocateRequest: ({"model": "locate"}, locate),
+    requests.CodebookRequest: ({"model": "reconstruct"}, codebook),
 }
 
 
@@ -54,19 +57,22 @@ class Engine:
             return self._engine(request)
         if isinstance(request, requests.AdjustRequest):
             return self._recorded(adjust(request), request)
-        task, function = TASKS[type(request)]
-        row = catalog.find(request.model, task, self.home, self.paths)
-        request = dataclasses.replace(request, model=row.id)
+        wanted, function = TASKS[type(request)]
+        rows = {
+            name: catalog.find(getattr(request, name), task, self.home, self.paths) for name, task in wanted.items()
+        }
+        request = dataclasses.replace(request, **{name: row.id for name, row in rows.items()})
         try:
-            model = self.load(row)
+            loaded = {name: self.load(row) for name, row in rows.items()}
             with PeakMemory(self.device) as peak:
-                result = function(request, model, on_progress)
+                result = function(request, *loaded.values(), on_progress)
         except torch.OutOfMemoryError as error:
             raise AtelierError("The device ran out of memory; ask for fewer or smaller pictures.") from error
         finally:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-        return self._recorded(result, request, model.sha256, peak.bytes)
+        hashes = {f"{name}_sha256": model.sha256 for name, model in loaded.items()}
+        return self._recorded(result, request, hashes, peak.bytes)
 
     def _engine(self, request):
         if request.act != "status":
@@ -110,11 +116,11 @@ class Engine:
         tensors = (tensor for model in self._loaded.values() for tensor in model.state_dict().values())
         return sum({tensor.data_ptr(): tensor.nbytes for tensor in tensors}.values())
 
-    def _recorded(self, result, request, sha256="", memory=None):
+    def _recorded(self, result, request, hashes=None, memory=None):
         def record(request):
             return {
                 "request": json.loads(requests.to_json(request)),
-                "model_sha256": sha256,
+                **(hashes or {"model_sha256": ""}),
                 "device": self.device.type,
                 "precision": "float32",
                 "versions": {"atelier": requests.VERSION, "torch": importlib.metadata.version("torch")},

@@ -212,11 +212,40 @@ class InpaintRequest(Drawn):
 
 
 @dataclass(frozen=True)
-class UpscaleRequest:
-    """A picture at more pixels."""
+class RefineRequest(Drawn):
+    """A picture made bigger and drawn over by a diffusion model, which adds the detail that the words ask for."""
+
+    image: bytes = _free(b"", "the picture, as PNG, at its full size")
+    upscaler: str = _free("", "which upscaler enlarges the picture before it is drawn over")
+    scale: float = _number(2.0, 1.0, 8.0, 0.1, "how many times as wide and as high")
+    strength: float = _number(0.25, 0.05, 1.0, 0.05, "how far to leave the enlarged picture; much draws the words anew")
+    overlap: float = _number(0.5, 0.0, 0.75, 0.05, "how much of a side neighbouring windows of the model share")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.image:
+            raise BadRequest("There is no picture to make bigger: choose one first.")
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """What requests have that clean a picture up by plain means, in this order."""
+
+    image: bytes = _free(b"", "the picture, as PNG, at its full size")
+    artefacts: float = _number(0.0, 0.0, 1.0, 0.05, "takes the blocks and rings of JPEG away")
+    balance: float = _number(0.0, 0.0, 1.0, 0.05, "white balance: takes a cast of the light away")
+    fading: float = _number(0.0, 0.0, 1.0, 0.05, "brings back contrast and colours that have faded")
+    levels: float = _number(0.0, 0.0, 1.0, 0.05, "stretches the lightness from black to white")
+    vividness: float = _number(0.0, -1.0, 1.0, 0.05, "more colour above 0, less below; -1 is grey")
+    contrast: float = _number(0.0, 0.0, 1.0, 0.05, "local contrast: shows what lies in shadows and in haze")
+    sharpness: float = _number(0.0, 0.0, 1.0, 0.05, "makes the edges of the result crisper")
+
+
+@dataclass(frozen=True)
+class UpscaleRequest(Cleaned):
+    """A picture cleaned up and at more pixels."""
 
     model: str = _free("", "which upscaler draws what is missing")
-    image: bytes = _free(b"", "the picture, as PNG, at its full size")
     scale: float = _number(2.0, 1.0, 16.0, 0.1, "how many times as wide and as high")
     denoise: float = _number(0.0, 0.0, 1.0, 0.05, "how worn the picture is by blur, noise and JPEG, to be taken away")
     detail: float = _number(0.0, 0.0, 1.0, 0.05, "how much may be invented; 0 is the most faithful")
@@ -228,6 +257,15 @@ class UpscaleRequest:
         _check(self)
         if not self.image:
             raise BadRequest("There is no picture to enlarge: choose one first.")
+
+
+@dataclass(frozen=True)
+class SpotRequest(UpscaleRequest):
+    """A square of what an `UpscaleRequest` makes, for a look before the whole."""
+
+    left: int = _number(0, 0, 2**20, 1, "pixels of the picture at the left of the square")
+    top: int = _number(0, 0, 2**20, 1, "pixels of the picture above the square")
+    side: int = _number(96, 8, 512, 1, "pixels of the picture a side")
 
 
 @dataclass(frozen=True)
@@ -248,13 +286,8 @@ class LocateRequest:
 
 
 @dataclass(frozen=True)
-class AdjustRequest:
-    """The colours of a picture cleaned up; needs no model."""
-
-    image: bytes = _free(b"", "the picture, as PNG, at its full size")
-    balance: float = _number(0.0, 0.0, 1.0, 0.05, "white balance: takes a cast of the light away")
-    fading: float = _number(0.0, 0.0, 1.0, 0.05, "brings back contrast and colours that have faded")
-    levels: float = _number(0.0, 0.0, 1.0, 0.05, "stretches the lightness from black to white")
+class AdjustRequest(Cleaned):
+    """A picture cleaned up; needs no model."""
 
     def __post_init__(self):
         _check(self)
@@ -413,6 +446,8 @@ TASKS = {
     "generate": GenerateRequest,
     "inpaint": InpaintRequest,
     "upscale": UpscaleRequest,
+    "spot": SpotRequest,
+    "refine": RefineRequest,
     "locate": LocateRequest,
     "adjust": AdjustRequest,
     "reconstruct": ReconstructRequest,

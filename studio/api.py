@@ -50,7 +50,13 @@ def publish(studio):
         return finished(requests.ReconstructRequest(**given))
 
     def on_whole_picture(kind):
-        return lambda **given: finished(kind(**given | {"image": images.full_bytes(sent(given["image"]))}))
+        def act(**given):
+            given["image"] = images.full_bytes(sent(given["image"]))
+            if "prompt" in given:
+                given["prompt"] = wildcards.fill(given["prompt"], studio.home)
+            return finished(kind(**given))
+
+        return act
 
     def models() -> list[dict]:
         """The models of the catalog: id, family, tasks and licence."""
@@ -61,8 +67,8 @@ def publish(studio):
 
     endpoint("generate", requests.GenerateRequest, generate)
     endpoint("inpaint", requests.InpaintRequest, inpaint)
-    for name, kind in (("upscale", requests.UpscaleRequest), ("adjust", requests.AdjustRequest)):
-        endpoint(name, kind, on_whole_picture(kind))
+    for name in ("upscale", "refine", "adjust"):
+        endpoint(name, requests.TASKS[name], on_whole_picture(requests.TASKS[name]))
     endpoint("reconstruct", requests.ReconstructRequest, reconstruct, leave_out=("tokens",))
     gr.api(guard(models), api_name="models")
 

@@ -104,13 +104,23 @@ def _parser():
     upscale = command("upscale", _upscale, "A picture at more pixels.")
     upscale.add_argument("image", help="the picture; - reads standard input")
     upscale.add_argument("--out", required=True, help="the PNG to write; - writes standard output")
-    for name in ("model", "scale", "denoise", "detail", "looks", "seed", "tile"):
+    cleaning = [item.name for item in dataclasses.fields(requests.Cleaned) if item.name != "image"]
+    for name in ("model", "scale", "denoise", "detail", "looks", "seed", "tile", *cleaning):
         _add_control(upscale, requests.UpscaleRequest, name)
 
-    adjust = command("adjust", _adjust, "The colours of a picture cleaned up: white balance, fading, levels.")
+    refine = command("refine", _refine, "A picture made bigger and drawn over, for more detail.")
+    refine.add_argument("image", help="the picture; - reads standard input")
+    refine.add_argument("--out", type=Path, required=True, help="the folder for the pictures")
+    for name in (
+        "prompt", "model", "upscaler", "scale", "strength", "overlap", "negative", "style", "steps", "sampler",
+        "scheduler", "cfg_scale", "cfg_rescale", "cfg_start", "cfg_end", "seed", "count",
+    ):  # fmt: skip
+        _add_control(refine, requests.RefineRequest, name)
+
+    adjust = command("adjust", _adjust, "A picture cleaned up by plain means: colours, contrast, sharpness.")
     adjust.add_argument("image", help="the picture; - reads standard input")
     adjust.add_argument("--out", required=True, help="the PNG to write; - writes standard output")
-    for name in ("balance", "fading", "levels"):
+    for name in cleaning:
         _add_control(adjust, requests.AdjustRequest, name)
 
     login = command("login", _login, "Let somebody in when the studio listens to other machines.")
@@ -196,7 +206,17 @@ def _generate(arguments):
         size = {"width": int(width), "height": int(height)}
     _unguided_without_words(arguments)
     image = _picture(arguments.image, 2 * max(size.values())) if arguments.image else None
-    request = _asked(arguments, requests.GenerateRequest, image=image, **size)
+    return _drawn(arguments, _asked(arguments, requests.GenerateRequest, image=image, **size))
+
+
+def _refine(arguments):
+    _unguided_without_words(arguments)
+    image = images.full_bytes(_source(arguments.image))
+    return _drawn(arguments, _asked(arguments, requests.RefineRequest, image=image))
+
+
+def _drawn(arguments, request):
+    # what is drawn of a request, each to a file by its seed
     result = _engine(arguments).run(request, _progress)
     rows = []
     for picture in result.pictures:
@@ -238,7 +258,7 @@ def _upscale(arguments):
 
 def _adjust(arguments):
     request = _asked(arguments, requests.AdjustRequest, image=images.full_bytes(_source(arguments.image)))
-    return _one_written(arguments, _engine(arguments).run(request), "colours cleaned up")
+    return _one_written(arguments, _engine(arguments).run(request), "cleaned up")
 
 
 def _one_written(arguments, result, told):

@@ -22,7 +22,7 @@ from studio.database import spaced
 THUMBNAIL = 256  # pixels of the longer side
 DAY = 24 * 3600
 OF_USER = "@"  # begins the name of a folder that is one user's
-PICTURES = ("generate", "inpaint", "adjust", "upscale", "reconstruct")  # the tasks that pictures come from
+PICTURES = ("generate", "inpaint", "adjust", "upscale", "refine", "reconstruct")  # the tasks that pictures come from
 KEPT = DAY  # seconds in which a deletion can be undone
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ def compared(one, other):
 
 def _flat(record):
     request = _brief(record["request"])
-    made = {name: record.get(name, "") for name in ("model_sha256", "device", "precision")}
+    made = {name: record.get(name, "") for name in ("model_sha256", "upscaler_sha256", "device", "precision")}
     return request | made | record.get("versions", {})
 
 

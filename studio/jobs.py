@@ -123,9 +123,8 @@ def pieces(request):
 def work(request):
     """How much is to be done for a request, in pixels times steps; None for tasks that nobody has to wait for."""
     if isinstance(request, requests.UpscaleRequest):
-        with Image.open(io.BytesIO(request.image)) as image:
-            # of each pixel once, and of sixteen times as many where four times are not enough
-            return image.width * image.height * (1 + 16 * (request.scale > 4)) * _times_seen(request)
+        # of each pixel once, and of sixteen times as many where four times are not enough
+        return _pixels(request) * (1 + 16 * (request.scale > 4)) * _times_seen(request)
     if not isinstance(request, requests.Drawn):
         return None
     if getattr(request, "area", "") == "parts":  # nobody knows yet how many
@@ -133,7 +132,15 @@ def work(request):
     looks = request.count * request.steps * (2 if request.cfg_scale > 1 else 1)
     if isinstance(request, requests.GenerateRequest):
         return looks * request.width * request.height
+    if isinstance(request, requests.RefineRequest):
+        return looks * request.strength * _pixels(request) * request.scale**2
     return looks * (1 + request.jumps)  # a model paints at its own size, whatever the picture's
+
+
+def _pixels(request):
+    # of the picture that it begins with
+    with Image.open(io.BytesIO(request.image)) as image:
+        return image.width * image.height
 
 
 def _times_seen(request):
@@ -525,6 +532,8 @@ def _shape(request):
         size = request.width, request.height
     elif isinstance(request, requests.UpscaleRequest):
         size = request.tile, _times_seen(request)
+    elif isinstance(request, requests.RefineRequest):
+        size = _pixels(request) * request.scale**2
     return (request.model, size) if work(request) else None
 
 

@@ -283,6 +283,20 @@ TABLE = {
     "balance": ("White balance", "白平衡"),
     "fading": ("Fading", "褪色"),
     "levels": ("Levels", "色阶"),
+    "artefacts": ("JPEG artefacts", "JPEG 痕迹"),
+    "vividness": ("Colour", "色彩"),
+    "contrast": ("Local contrast", "局部对比"),
+    "sharpness": ("Sharpness", "锐度"),
+    "enhance": ("Enhance", "增强"),
+    "bigger": ("Make it bigger", "放大并重绘"),
+    "bigger.help": (
+        "The chosen picture is enlarged and drawn over by its own words, piece by piece. Little strength adds detail; "
+        "much draws its words again in every piece.",
+        "把所选图片放大，再按它的文字逐块重绘。强度小只添细节；强度大则每一块都会重画文字所说。",
+    ),
+    "upscaler": ("Enlarged by", "放大模型"),
+    "overlap": ("Overlap", "重叠"),
+    "refine": ("Made bigger", "放大重绘"),
     "scale": ("Times as large", "放大倍数"),
     "denoise": ("Clean up", "去噪"),
     "detail": ("Detail", "细节"),
@@ -531,6 +545,12 @@ HELP_ZH = {
     "denoise": "图片的模糊、噪点与 JPEG 痕迹有多重，将被去除",
     "detail": "可以编造多少细节；0 最忠实",
     "looks": "编造细节时看几遍；不编造时一遍",
+    "artefacts": "去除 JPEG 的方块与波纹",
+    "vividness": "大于 0 更鲜艳，小于 0 更淡；-1 为灰",
+    "contrast": "局部对比：看清暗处与雾中的内容",
+    "sharpness": "让结果的边缘更清晰",
+    "upscaler": "重绘前用什么放大图片",
+    "overlap": "模型相邻两窗共有的边长比例",
     "tile": "每次处理的边长像素；只影响时间与内存",
     "fading": "找回褪去的对比与颜色",
     "levels": "把明暗从黑到白拉开",
@@ -598,7 +618,7 @@ CHOICES_ZH = {
 }
 
 CLASSES = (requests.GenerateRequest, requests.ReconstructRequest, requests.InpaintRequest, requests.AdjustRequest,
-           requests.UpscaleRequest)
+           requests.UpscaleRequest, requests.RefineRequest)
 
 
 def _rows():

@@ -47,6 +47,13 @@ def in_batches(request, size, draw, on_progress=None):
     return finished, SHORT if each is tensors.row_by_row else ""
 
 
+def as_stage(on_progress, number, count):
+    """The progress of one of `count` stages as that of all of them; None where nobody is told."""
+    if on_progress is None:
+        return None
+    return lambda at: on_progress(Progress(number * at.count + at.index, count * at.count, at.preview))
+
+
 def at_once(function):
     """A net as it is: all rows of a batch at once."""
     return function

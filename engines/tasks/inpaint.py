@@ -10,7 +10,7 @@ from PIL import Image
 from engines import blending, masks, pictures, tensors
 from engines.diffusion import inpainting, samplers, schedules
 from engines.errors import BadPicture, BadRequest
-from engines.requests import InpaintResult, Picture, Progress, alone
+from engines.requests import InpaintResult, Picture, alone
 from engines.tasks import drawing
 from engines.vqgan import decoding
 
@@ -38,7 +38,7 @@ def inpaint(request, model, on_progress=None):
     for number, row in enumerate(rows):
         wholes, rest = [source.copy() for _ in range(row.count)], mask.copy()
         for index, (part, box) in enumerate(places):
-            told = _as_stage(on_progress, number * len(places) + index, len(rows) * len(places))
+            told = drawing.as_stage(on_progress, number * len(places) + index, len(rows) * len(places))
             notes.append(_paint_part(row, model, wholes, rest, part, box, told))
         made += zip(wholes, drawing.seeds(row, range(row.count)), strict=True)
     beside = masks.feather(mask, request.feather) == 0
@@ -89,13 +89,6 @@ def _begun(request, picture, hole):
     if request.begin == "picture" or hole.all():
         return picture
     return blending.membrane(picture.astype(np.float32), ~hole).round().astype(np.uint8)
-
-
-def _as_stage(on_progress, number, count):
-    # the progress of one of `count` stages as that of all of them
-    if on_progress is None:
-        return None
-    return lambda at: on_progress(Progress(number * at.count + at.index, count * at.count, at.preview))
 
 
 def _opened(request):

@@ -12,8 +12,10 @@ from PIL import Image
 from engines import blending, pictures, tensors
 from engines.errors import BadRequest
 from engines.requests import GenerateResult, Picture, Progress
+from engines.tasks.adjust import cleaned, finished
 
 LARGEST = 16_384  # pixels a side of a result
+BLURRED = 8  # pixels round a place that resampling and sharpening look at
 CELL = 32  # pixels a side of the squares of noise, which lie where they lie however the tiles are cut
 
 
@@ -25,20 +27,55 @@ def upscale(request, model, on_progress=None):
     `BadRequest` for a result above `LARGEST` a side.
     """
     started = time.monotonic()
-    source = np.asarray(pictures.from_png(request.image, "RGBA"))
-    height, width = source.shape[:2]
-    size = tuple(max(1, round(side * request.scale)) for side in (width, height))
+    colour, alpha = _opened(request)
+    height, width = alpha.shape
+    size = _larger(width, height, request.scale)
     if max(size) > LARGEST:
         raise BadRequest(
             f"{width}x{height} pixels times {request.scale:g} are {size[0]}x{size[1]}; up to {LARGEST} a side can be "
             f"made: choose at most {math.floor(10 * LARGEST / max(width, height)) / 10:g} times."
         )
-    colour, alpha = source[..., :3], source[..., 3]
-    if alpha.min() < 255:  # colours that nobody sees must not be seen at the edges
-        colour = blending.membrane(colour.astype(np.float32), alpha > 0).round().astype(np.uint8)
-    made = PAINT[model.family](request, model, np.ascontiguousarray(colour), size, on_progress)
+    made = finished(request, PAINT[model.family](request, model, colour, size, on_progress))
     if alpha.min() < 255:
         made = np.dstack([made, cv2.resize(alpha, size, interpolation=cv2.INTER_CUBIC)])
+    return _result(request, made, started)
+
+
+@torch.no_grad()
+def spot(request, model, on_progress=None):
+    """The square of a `SpotRequest` as it would be of the whole picture: to the bit, for whole numbers of times.
+
+    A square that reaches beyond the picture is moved into it, or cut.
+    """
+    started = time.monotonic()
+    colour, alpha = _opened(request)
+    width, height = (min(request.side, side) for side in alpha.shape[::-1])
+    left, top = min(request.left, alpha.shape[1] - width), min(request.top, alpha.shape[0] - height)
+    reach = getattr(model, "reach", 0) * (request.looks if request.detail else 1)
+    context = 2 * reach + BLURRED  # of all passes, the later of which look less far, and of what is done after them
+    box = max(0, top - context), max(0, left - context), top + height + context, left + width + context
+    part = np.ascontiguousarray(colour[box[0] : box[2], box[1] : box[3]])
+    size = _larger(*part.shape[1::-1], request.scale)
+    made = finished(request, PAINT[model.family](request, model, part, size, on_progress, box[:2]))
+    above, before = round((top - box[0]) * request.scale), round((left - box[1]) * request.scale)
+    width, height = _larger(width, height, request.scale)
+    return _result(request, made[above : above + height, before : before + width], started)
+
+
+def _opened(request):
+    """The colours `(H, W, 3)` uint8 of a picture, cleaned up and continued where nobody sees them, and its alpha."""
+    source = np.asarray(pictures.from_png(request.image, "RGBA"))
+    colour, alpha = np.ascontiguousarray(source[..., :3]), source[..., 3]
+    if alpha.min() < 255:  # colours that nobody sees must not be seen at the edges
+        colour = blending.membrane(colour.astype(np.float32), alpha > 0).round().astype(np.uint8)
+    return cleaned(request, colour, alpha), alpha
+
+
+def _larger(width, height, scale):
+    return tuple(max(1, round(side * scale)) for side in (width, height))
+
+
+def _result(request, made, started):
     seed = request.seed if request.detail else None
     return GenerateResult((Picture(Image.fromarray(made), seed),), time.monotonic() - started)
 
@@ -46,11 +83,18 @@ def upscale(request, model, on_progress=None):
 # ---------------------------------------------------------------- diffusion
 
 
-def _by_diffusion(request, model, picture, size, on_progress):
-    """`picture (H, W, 3)` uint8 at a `(width, height)`, each tile as it would be of the whole picture."""
+def _by_diffusion(request, model, picture, size, on_progress, corner=(0, 0)):
+    """`picture (H, W, 3)` uint8 at a `(width, height)`, each tile as it would be of the whole picture.
+
+    `corner` is where it begins in that: its top and its left.
+    """
     looks = request.looks if request.detail else 1
 
     def enlarge(small, scale, number, box):
+        times = math.prod(passes[:number])
+        above, before = (times * place for place in corner)
+        box = box[0] + above, box[1] + before, box[2] + above, box[3] + before
+
         def noise(index):
             return _noise((request.seed, number, index), 3 * scale**2, box).to(model.device)
 
@@ -64,7 +108,7 @@ def _by_diffusion(request, model, picture, size, on_progress):
     return _in_passes(request, model, picture, size, passes, model.reach * looks, enlarge, on_progress)
 
 
-def _by_net(request, model, picture, size, on_progress):
+def _by_net(request, model, picture, size, on_progress, corner=(0, 0)):
     """The same by a net of one scale, which knows of no noise and no wear."""
 
     def enlarge(small, scale, number, box):
@@ -144,7 +188,7 @@ def _cell(key, channels):
 # ---------------------------------------------------------------- without weights
 
 
-def _by_filter(request, model, picture, size, on_progress):
+def _by_filter(request, model, picture, size, on_progress, corner=(0, 0)):
     made = model.enlarge(picture, size)
     if on_progress:
         on_progress(Progress(1, 1))

@@ -1,5 +1,6 @@
 """What the tabs share: controls from the requests' own table, errors as sentences, progress as a line."""
 
+import dataclasses
 import functools
 import html
 import inspect
@@ -66,6 +67,16 @@ def control(request, name, tab, **options):
             return gr.Number(minimum=meta["low"], maximum=meta["high"], precision=0, **options)
         return gr.Slider(meta["low"], meta["high"], step=meta["step"], buttons=[], **options)
     return gr.Textbox(**options)
+
+
+def cleaning_controls(request, tab, columns):
+    """The components of all that cleans a picture up by plain means, by the names of their fields, in rows."""
+    names = [item.name for item in dataclasses.fields(requests.Cleaned) if item.name != "image"]
+    made = {}
+    for first in range(0, len(names), columns):
+        with gr.Row():
+            made |= {name: control(request, name, tab) for name in names[first : first + columns]}
+    return made
 
 
 def before_after(elem_id):
@@ -205,8 +216,11 @@ def model_choices(rows):
     return [(row.card.get("title", row.id), row.id) for row in rows]
 
 
-def model_control(home, task, info, tab=""):
-    """The dropdown of a `tab`, by default `task`'s own, of the models that can do `task`; `info` keys its help."""
+def model_control(home, task, info, tab="", field="model"):
+    """The dropdown for a `field` of a `tab`, by default `task`'s own, of the models that can do `task`.
+
+    `info` keys its help.
+    """
     choices = model_choices(row for row in catalog(home).values() if task in row.tasks)
     chosen = choices[0][1] if choices else None
-    return gr.Dropdown(choices, value=chosen, label=t("model"), info=t(info), elem_id=f"{tab or task}-model")
+    return gr.Dropdown(choices, value=chosen, label=t(field), info=t(info), elem_id=f"{tab or task}-{field}")

@@ -1,5 +1,6 @@
 """The Generate tab: words, noise or a picture to new pictures."""
 
+import dataclasses
 import html
 import secrets
 from types import SimpleNamespace
@@ -8,7 +9,7 @@ import gradio as gr
 
 from engines.catalog import catalog, tokenizer
 from engines.errors import BadRequest
-from engines.requests import SUITED, GenerateRequest, choose
+from engines.requests import SUITED, Drawn, GenerateRequest, RefineRequest, choose
 from engines.text.prompt import readings
 from studio import gallery, images, wildcards
 from studio.jobs import FINAL
@@ -76,6 +77,9 @@ def draw(studio):
                 to_reconstruct = gr.Button(t("to_reconstruct"), size="sm", elem_id="generate-to-reconstruct")
                 to_inpaint = gr.Button(t("to_inpaint"), size="sm", elem_id="generate-to-inpaint")
                 to_upscale = gr.Button(t("to_upscale"), size="sm", elem_id="generate-to-upscale")
+            with gr.Accordion(t("bigger"), open=False, elem_id="generate-bigger"):
+                bigger = bigger_controls(studio)
+                enlarge = gr.Button(t("bigger"), elem_id="generate-enlarge")
         with gr.Column(elem_classes="settings"):
             with gr.Accordion(t("settings"), open=True):
                 add("negative")
@@ -134,12 +138,25 @@ def draw(studio):
         chips=chips, run=run, stop=stop, verbs=verbs, finish=finish, skip=skip, queue=jobs, line=line,
         preview=preview, pictures=pictures, details=details,
         download=download, use_seed=use_seed, use_settings=use_settings, to_image=to_image,
-        to_reconstruct=to_reconstruct, to_inpaint=to_inpaint, to_upscale=to_upscale, reuse=reuse,
+        to_reconstruct=to_reconstruct, to_inpaint=to_inpaint, to_upscale=to_upscale, bigger=bigger, enlarge=enlarge,
+        reuse=reuse,
         forecast=forecast, preset=preset, load_preset=load_preset, save_preset=save_preset,
         forget_preset=forget_preset, link=link, address=address,
         asked=fields | {"image": image, "noise_only": noise_only, "random_seed": random_seed},
         job=gr.BrowserState("", storage_key="atelier-job", secret="atelier"), entries=gr.State([]), chosen=gr.State(0),
     )  # fmt: skip
+
+
+def bigger_controls(studio):
+    """Draw how a picture is made bigger; returns the fields of a `RefineRequest` that it does not bring itself."""
+    gr.Markdown(t("bigger.help"), elem_classes="hint")
+    with gr.Row():
+        fields = {name: control(RefineRequest, name, "refine") for name in ("scale", "strength")}
+    with gr.Row():
+        fields["model"] = model_control(studio.home, "refine", "model.help")
+        fields["upscaler"] = model_control(studio.home, "upscale", "upscaler.help", "refine", "upscaler")
+    fields["overlap"] = control(RefineRequest, "overlap", "refine")
+    return fields
 
 
 def wire(studio, parts, parts_of, tabs, demo):
@@ -241,6 +258,10 @@ def wire(studio, parts, parts_of, tabs, demo):
     def start_from(entries, index, request: gr.Request):
         return str(chosen_entry(studio, entries, index, request).path), gr.Accordion(open=True)
 
+    def enlarge(values, request: gr.Request):
+        entry = chosen_entry(studio, values[parts.entries], values[parts.chosen], request)
+        return studio.jobs.submit(made_bigger(entry, named(parts.bigger, values)))
+
     def use_settings(entries, index, request: gr.Request):
         return filled(studio, parts, chosen_entry(studio, entries, index, request).record, request)
 
@@ -282,7 +303,11 @@ def wire(studio, parts, parts_of, tabs, demo):
         api_visibility="private",
     )  # fmt: skip
     again = queue.wire(studio, parts.queue, parts.job)
-    for event in (asking, again):
+    enlarging = parts.enlarge.click(
+        guard(enlarge), {parts.entries, parts.chosen, *parts.bigger.values()}, parts.job, show_progress="hidden",
+        api_visibility="private",
+    )  # fmt: skip
+    for event in (asking, again, enlarging):
         event.success(guard(follow), trigger_mode="multiple", **follower)
     demo.load(guard(opened), **follower)
     gr.on(
@@ -341,6 +366,15 @@ def requested(studio, given):
     return GenerateRequest(**given)
 
 
+def made_bigger(entry, given):
+    """The `RefineRequest` of a picture of the gallery, by its own words and seed, and what is `given` of it."""
+    made = gallery.request_of(entry.record)
+    own = {"cfg_scale": 1.0}
+    if isinstance(made, GenerateRequest):
+        own = {item.name: getattr(made, item.name) for item in dataclasses.fields(Drawn) if item.name != "count"}
+    return RefineRequest(**own | given, image=images.full_bytes(entry.path))
+
+
 def filled(studio, parts, record, request):
     """The form filled with the settings of a recorded picture, as updates of the components of `parts.asked`."""
     made = gallery.request_of(record)
@@ -390,14 +424,14 @@ def details(studio, entry, request):
         made = gallery.request_of(entry.record)
     except BadRequest:  # of another version: the picture is shown all the same
         return ""
-    if not isinstance(made, GenerateRequest):
+    if not isinstance(made, (GenerateRequest, RefineRequest)):
         return ""
     known = made.model in catalog(studio.home)
     way = f"order.{made.order}" if _draws_by_tokens(studio, made.model) else f"sampler.{made.sampler}"
     facts = [
         made.style and say(request, f"style.{made.style}"),
         say(request, "caption", seed=made.seed),
-        f"{made.width} × {made.height}",
+        f"{made.width} × {made.height}" if isinstance(made, GenerateRequest) else f"× {made.scale:g}",
         say(request, "steps_taken", steps=made.steps),
         known and say(request, way).split(":")[0].split("：")[0],
     ]

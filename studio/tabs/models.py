@@ -45,7 +45,11 @@ def wire(studio, parts, parts_of, tabs, demo):
     offered = {  # the choices of models of all tabs, by the task that they must be able to do
         "generate": [parts_of["generate"].fields["model"], parts_of["compare"].models["generate"]],
         "reconstruct": [parts_of["reconstruct"].fields["model"], parts_of["compare"].models["reconstruct"]],
-        "upscale": [parts_of["upscale"].fields["model"], parts_of["compare"].models["upscale"]],
+        "upscale": [
+            parts_of["upscale"].fields["model"], parts_of["generate"].bigger["upscaler"],
+            parts_of["compare"].models["upscale"],
+        ],
+        "refine": [parts_of["generate"].bigger["model"]],
         "inpaint": [
             parts_of["inpaint"].fields["model"], parts_of["restore"].model, parts_of["compare"].models["inpaint"],
         ],

@@ -6,19 +6,30 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from engines import colours, masks
+from engines import masks
 from engines.catalog import find as find_model
 from engines.errors import BadRequest
 from engines.requests import AdjustRequest, InpaintRequest, restoring
+from engines.tasks.adjust import adjust
 from studio import images
 from studio.jobs import FINAL
 from studio.mask_painter import MaskPainter
-from studio.tabs.common import Latest, before_after, control, guard, model_control, remembered, standing, status, upload
+from studio.tabs.common import (
+    Latest,
+    before_after,
+    cleaning_controls,
+    guard,
+    model_control,
+    remembered,
+    standing,
+    status,
+    upload,
+)
 from studio.tabs.easel import Easel
 from studio.texts import say, t
 
 STEPS = ("picture", "find", "mask", "paint", "colours", "save")
-LOOK = 1024  # pixels of the longer side of what is shown while a slider moves
+LOOK = 1024  # pixels of the longer side of what is shown
 MARK = (236, 0, 200)  # rare in photographs, as in the painter
 
 
@@ -65,8 +76,7 @@ def draw(studio):
             repaired = before_after("restore-repaired")
         with step("colours"):
             gr.Markdown(t("restore.colours.help"), elem_classes="hint")
-            with gr.Row():
-                shares = {name: control(AdjustRequest, name, "restore") for name in ("balance", "fading", "levels")}
+            shares = cleaning_controls(AdjustRequest, "restore", 4)
             look = before_after("restore-look")
             with gr.Row(elem_classes="actions"):
                 save = button("restore.save", "save", **main)
@@ -178,12 +188,10 @@ def wire(studio, parts, parts_of, tabs, demo):
     # ------------------------------------------------------------ colours, end
 
     def cleaned(done, name, request: gr.Request, *shares):
-        picture = images.look(repaired(done, name, request), LOOK)
-        seen = np.asarray(picture)
-        given = dict(zip(parts.shares, shares, strict=True))
-        clean = Image.fromarray(colours.cleaned(seen[..., :3], **given, alpha=seen[..., 3]))
-        clean.putalpha(picture.getchannel("A"))
-        return {parts.look: (picture, clean)}
+        path, given = repaired(done, name, request), dict(zip(parts.shares, shares, strict=True))
+        clean = adjust(AdjustRequest(image=path.read_bytes(), **given)).pictures[0].image
+        clean.thumbnail((LOOK, LOOK), Image.Resampling.LANCZOS)
+        return {parts.look: (images.look(path, LOOK), clean)}
 
     def on_to_colours(done, name, request: gr.Request, *shares):
         return cleaned(done, name, request, *shares) | to("colours")

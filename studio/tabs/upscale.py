@@ -8,13 +8,14 @@ import gradio as gr
 from PIL import Image
 
 from engines.errors import AtelierError, BadRequest
-from engines.requests import UpscaleRequest
+from engines.requests import SpotRequest, UpscaleRequest
 from studio import images
 from studio.jobs import FINAL
 from studio.tabs.common import (
     Latest,
     before_after,
     chosen_entry,
+    cleaning_controls,
     control,
     guard,
     model_control,
@@ -59,12 +60,15 @@ def draw(studio):
                 slider = before_after("upscale-slider")
                 with gr.Row(elem_classes="actions"):
                     download = gr.DownloadButton(t("download"), size="sm", elem_id="upscale-download")
-        with gr.Column(elem_classes="settings"), gr.Accordion(t("settings"), open=True):
-            for pair in (("denoise", "detail"), ("looks", "seed")):
-                with gr.Row():
-                    for name in pair:
-                        fields[name] = control(UpscaleRequest, name, "upscale")
-            fields["tile"] = control(UpscaleRequest, "tile", "upscale")
+        with gr.Column(elem_classes="settings"):
+            with gr.Accordion(t("settings"), open=True):
+                for pair in (("denoise", "detail"), ("looks", "seed")):
+                    with gr.Row():
+                        for name in pair:
+                            fields[name] = control(UpscaleRequest, name, "upscale")
+                fields["tile"] = control(UpscaleRequest, "tile", "upscale")
+            with gr.Accordion(t("enhance"), open=True):
+                fields |= cleaning_controls(UpscaleRequest, "upscale", 2)
     return SimpleNamespace(
         fields=fields, image=image, run=run, stop=stop, forecast=forecast, many=many, line=line, near=near,
         loupe=loupe, made=made, slider=slider, download=download, spot=gr.State(None),
@@ -138,13 +142,15 @@ def wire(studio, parts, parts_of, tabs, demo):
         spot = values[parts.spot]
         if not spot or not inputs.has(values[key]):
             return {parts.near: gr.Column(visible=False)}
+        whole = wanted(values, request)
         picture = images.read_picture(inputs.picture(values[key]))
         left, top = (
             min(max(0, round(place) - SPOT // 2), max(0, side - SPOT))
             for place, side in zip(spot, picture.size, strict=True)
         )
+        given = {item.name: getattr(whole, item.name) for item in dataclasses.fields(whole)}
+        (made,) = studio.jobs.aside(SpotRequest(**given, left=left, top=top, side=SPOT)).pictures
         cut = picture.crop((left, top, min(left + SPOT, picture.width), min(top + SPOT, picture.height)))
-        (made,) = studio.jobs.aside(dataclasses.replace(wanted(values, request), image=images.png_bytes(cut))).pictures
         plain = cut.resize(made.image.size, Image.Resampling.BICUBIC)
         return {parts.near: gr.Column(visible=True), parts.loupe: (plain, made.image)}
 
@@ -186,10 +192,8 @@ def wire(studio, parts, parts_of, tabs, demo):
     seen = {*asked, parts.spot}
     parts.image.select(point, None, parts.spot, **quiet)
     parts.spot.change(guard(look), seen, [parts.near, parts.loupe], trigger_mode="always_last", **quiet)
-    for name in ("scale", "denoise", "detail", "model"):
-        parts.fields[name].change(
-            guard(look), seen, [parts.near, parts.loupe], trigger_mode="always_last", **quiet
-        )
+    for field in parts.fields.values():
+        field.change(guard(look), seen, [parts.near, parts.loupe], trigger_mode="always_last", **quiet)
     parts.many.upload(guard(queue), {parts.many, *parts.fields.values()}, None, **quiet)
     generate, gallery = parts_of["generate"], parts_of["gallery"]
     sent = [parts.image, tabs, *fresh]

@@ -42,7 +42,7 @@ def test_the_artists_models_are_rows_beside_the_shipped_ones(home):
     mine, painter = rows["mine"], rows["painter"]
     assert (mine.family, mine.tasks, mine.licence) == ("vqgan", ("reconstruct",), "MIT")
     assert (painter.family, painter.tasks, painter.licence) == (
-        "latent-diffusion", ("generate", "inpaint", "locate"), "unknown",
+        "latent-diffusion", ("generate", "inpaint", "refine", "locate"), "unknown",
     )  # fmt: skip
     assert mine.bytes == mine.path.stat().st_size
 

@@ -72,7 +72,7 @@ def test_what_is_hidden_has_no_say(scene):
     hidden = (60 + scene * 0.5).astype(np.uint8)
     other = hidden.copy()
     other[:, 100:] = 255
-    one, two = (colours.cleaned(picture, 1, 1, 1, alpha)[:, :100] for picture in (hidden, other))
+    one, two = (colours.cleaned(picture, 1, 1, 1, alpha=alpha)[:, :100] for picture in (hidden, other))
     np.testing.assert_array_equal(one, two)
     assert (colours.cleaned(other, 1, 1, 1)[:, :100] != one).any()
-    colours.cleaned(hidden, 1, 1, 1, np.zeros_like(alpha))  # nothing is seen at all
+    colours.cleaned(hidden, 1, 1, 1, alpha=np.zeros_like(alpha))  # nothing is seen at all

@@ -16,6 +16,8 @@ VALID = {
     "inpaint": {"prompt": "a red fox", "image": PICTURE, "mask": PICTURE},
     "adjust": {"image": PICTURE},
     "upscale": {"image": PICTURE},
+    "spot": {"image": PICTURE},
+    "refine": {"prompt": "a red fox", "image": PICTURE},
     "locate": {"prompt": "a red fox", "image": PICTURE},
     "reconstruct": {"image": PICTURE},
     "resample": {"prompt": "a red fox", "tokens": PICTURE, "mask": PICTURE},

@@ -51,7 +51,7 @@ def test_models(capsys, home):
     rows = {row["id"]: row for row in found["models"]}
     painter = rows["painter"]
     assert (painter["family"], painter["licence"]) == ("latent-diffusion", "MIT")
-    assert painter["tasks"] == ["generate", "inpaint", "locate"]
+    assert painter["tasks"] == ["generate", "inpaint", "refine", "locate"]
     assert painter["bytes"] == Path(painter["path"]).stat().st_size
     assert set(painter) == {"id", "family", "tasks", "path", "bytes", "licence"}
 
@@ -75,6 +75,16 @@ def test_upscale_makes_more_pixels(capsys, home, tmp_path):
     assert Image.open(tmp_path / "out.png").size == (120, 80)
     code, _, err = run(capsys, home, *words[:2], "--scale", "1000", "--out", str(tmp_path / "out.png"))
     assert code == 2 and "must lie between 1.0 and 16.0" in err
+
+
+def test_refine_makes_a_picture_bigger_and_draws_it_over(capsys, home, tmp_path):
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "in.png")
+    words = ["refine", str(tmp_path / "in.png"), "--prompt", "red disc", "--scale", "1.5", "--upscaler", "lanczos"]
+    code, found, _ = run(capsys, home, *words, "--model", "painter", "--steps", "3", "--out", str(tmp_path / "made"))
+    (made,) = found["pictures"]
+    assert code == 0 and found["model"] == "painter"
+    assert images.read_picture(made["path"]).size == (60, 45)
+    assert images.read_record(made["path"])["request"]["upscaler"] == "lanczos"
 
 
 @pytest.mark.parametrize("model", ["painter", "telea"])

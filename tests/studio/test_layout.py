@@ -13,10 +13,12 @@ from engines import requests
 from engines.errors import BadRequest
 from engines.requests import (
     AdjustRequest,
+    Drawn,
     GenerateRequest,
     InpaintRequest,
     Progress,
     ReconstructRequest,
+    RefineRequest,
     UpscaleRequest,
 )
 from studio import layout, texts
@@ -27,10 +29,13 @@ from tests import tiny
 
 PAGE = {
     GenerateRequest: "generate", ReconstructRequest: "reconstruct", InpaintRequest: "inpaint", AdjustRequest: "restore",
-    UpscaleRequest: "upscale",
+    UpscaleRequest: "upscale", RefineRequest: "refine",
 }  # fmt: skip
+ELSEWHERE = {  # fields without a control of their own: masks are painted, and a picture made bigger brings its words
+    (kind, "mask") for kind in PAGE
+} | {(RefineRequest, name) for name in ("image", *Drawn.__dataclass_fields__) if name != "model"}
 FIELDS = [
-    (kind, item.name) for kind in PAGE for item in dataclasses.fields(kind) if item.name != "mask"  # which is painted
+    (kind, item.name) for kind in PAGE for item in dataclasses.fields(kind) if (kind, item.name) not in ELSEWHERE
 ]
 
 
@@ -60,7 +65,7 @@ def test_every_field_of_a_request_has_a_control_that_obeys_its_table(controls, k
         assert (component.minimum, component.maximum) == (field["low"], field["high"])
     if "choices" in field:
         assert {value for _, value in component.choices} == set(field["choices"])
-    if name not in ("model", "image", "tokens"):
+    if name not in ("model", "upscaler", "image", "tokens"):
         assert component.value == field["default"]
 
 

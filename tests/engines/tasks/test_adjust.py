@@ -22,10 +22,10 @@ def test_colours_change_as_asked_and_transparency_does_not(mode):
     request = AdjustRequest(image=png(source), balance=0.3, fading=0.5, levels=0.2)
     result = Engine(device="cpu").run(request)
     (made,) = result.pictures
-    alpha = [np.asarray(source)[..., 3]] if mode == "RGBA" else []
+    alpha = np.asarray(source)[..., 3] if mode == "RGBA" else None
     found, before = np.asarray(made.image), np.asarray(source)
     assert made.image.mode == mode and made.seed is None
-    np.testing.assert_array_equal(found[..., :3], colours.cleaned(before[..., :3], 0.3, 0.5, 0.2, *alpha))
+    np.testing.assert_array_equal(found[..., :3], colours.cleaned(before[..., :3], 0.3, 0.5, 0.2, alpha=alpha))
     if mode == "RGBA":
         np.testing.assert_array_equal(found[..., 3], before[..., 3])
     assert made.record["request"]["task"] == "adjust" and from_json(to_json(request)) == request

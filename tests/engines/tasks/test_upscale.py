@@ -1,16 +1,19 @@
 """Enlarging: to the pixel, without seams, whatever the size, the tile and the transparency."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from engines import catalog
+from engines import catalog, enhancement
 from engines.classical import METHODS
 from engines.engine import Engine
 from engines.errors import BadRequest, Cancelled
-from engines.requests import UpscaleRequest
+from engines.requests import AdjustRequest, SpotRequest, UpscaleRequest, from_json
 from engines.tasks import upscale as module
-from engines.tasks.upscale import upscale
+from engines.tasks.adjust import adjust
+from engines.tasks.upscale import spot, upscale
 from tests import tiny
 from tests.tiny import png
 
@@ -90,6 +93,42 @@ def test_seed_wear_and_detail_matter_and_the_same_is_made_again(models):
         assert not np.array_equal(inventive, pixels(upscale(asked(**change), models["upscaler"]))), change
 
 
+CLEANED = {"artefacts": 0.5, "balance": 0.7, "fading": 0.4, "levels": 0.3, "vividness": 0.4, "contrast": 0.6}
+
+
+def test_the_picture_is_cleaned_up_before_and_sharpened_after(models):
+    source = picture()
+    by_hand = adjust(AdjustRequest(image=png(source), **CLEANED)).pictures[0].image
+    larger = np.asarray(upscale(asked(by_hand), models["upscaler"]).pictures[0].image)
+    expected = enhancement.sharpened(larger, 0.5)
+    np.testing.assert_array_equal(pixels(upscale(asked(**CLEANED, sharpness=0.5), models["upscaler"])), expected)
+
+
+@pytest.mark.parametrize("name", ["upscaler", "lanczos"])
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"scale": 4, "denoise": 0.5}, {"detail": 1, "looks": 3}, {"scale": 8, "detail": 0.5},
+     CLEANED | {"sharpness": 1}],
+)  # fmt: skip
+@pytest.mark.parametrize(("left", "top"), [(0, 0), (70, 40), (90, 33), (500, 500)])
+def test_a_spot_is_as_of_the_whole_picture(models, name, fields, left, top):
+    source = picture(190, 130)
+    whole = pixels(upscale(asked(source, **fields), models[name])).astype(int)
+    near = SpotRequest(image=png(source), **fields, left=left, top=top, side=40)
+    found = pixels(spot(near, models[name]))
+    scale, left, top = int(near.scale), min(left, 150), min(top, 90)
+    there = whole[top * scale : (top + 40) * scale, left * scale : (left + 40) * scale]
+    assert found.shape == there.shape
+    assert np.abs(found - there).max() <= 1  # of rounding
+
+
+def test_a_spot_of_a_small_picture_or_of_a_part_of_a_pixel_is_cut_to_it(models):
+    source = png(picture(30, 20))
+    assert spot(SpotRequest(image=source), models["upscaler"]).pictures[0].image.size == (60, 40)
+    near = SpotRequest(image=source, scale=1.7, left=5, top=3, side=10)
+    assert spot(near, models["upscaler"]).pictures[0].image.size == (17, 17)
+
+
 def test_progress_counts_tiles_of_all_passes_and_stop_stops_within_one(models):
     seen = []
     upscale(asked(scale=8, tile=32), models["upscaler"], on_progress=seen.append)
@@ -116,7 +155,7 @@ def test_the_engine_enlarges_with_every_model_that_can_and_remakes_the_same():
     able = [row.id for row in catalog.catalog().values() if "upscale" in row.tasks]
     assert "lanczos" in able
     for name in able:
-        request = asked(model=name, detail=0.5)
-        first, again = engine.run(request), engine.run(request)
+        first = engine.run(asked(model=name, detail=0.5, contrast=0.5, sharpness=0.3))
+        again = engine.run(from_json(json.dumps(first.pictures[0].record["request"])))
         assert np.array_equal(pixels(first), pixels(again))
         assert first.pictures[0].record["request"]["model"] == name
