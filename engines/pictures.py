@@ -6,6 +6,8 @@ from PIL import Image
 
 from engines.errors import BadPicture
 
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")  # of the files of pictures in a folder
+
 
 def from_png(data, mode="RGB"):
     """The picture in the bytes of a request, in a mode of Pillow."""

@@ -19,7 +19,7 @@ SIDE = 2048  # pixels of the longer side of a picture that is drawn from
 def publish(studio):
     """Give the page its endpoints; to be called inside its `gr.Blocks`."""
 
-    def finished(request):
+    def finished(request, sources=()):
         job = studio.jobs.submit(request)
         for state in studio.jobs.watch(job):
             if state.state in FINAL:
@@ -31,7 +31,8 @@ def publish(studio):
              "record": images.whole_record(entry.path)}
             for entry in state.entries
         ]
-        return {"job": job, "seconds": state.seconds, "pictures": pictures}
+        notes = [images.LOSSES[key] for source in sources for key in images.losses(source)]
+        return {"job": job, "seconds": state.seconds, "pictures": pictures, "notes": notes}
 
     def generate(**given):
         if given["image"]:
@@ -40,10 +41,11 @@ def publish(studio):
         return finished(requests.GenerateRequest(**given))
 
     def inpaint(**given):
+        sources = {name: sent(given[name]) for name in ("image", "mask") if given[name]}
         for name in ("image", "mask"):
-            given[name] = images.full_bytes(sent(given[name])) if given[name] else b""
+            given[name] = images.full_bytes(sources[name]) if name in sources else b""
         given["prompt"] = wildcards.fill(given["prompt"], studio.home)
-        return finished(requests.InpaintRequest(**given))
+        return finished(requests.InpaintRequest(**given), sources.values())
 
     def reconstruct(**given):
         given["image"] = images.source_bytes(sent(given["image"]), given["max_side"])
@@ -51,10 +53,11 @@ def publish(studio):
 
     def on_whole_picture(kind):
         def act(**given):
-            given["image"] = images.full_bytes(sent(given["image"]))
+            source = sent(given["image"])
+            given["image"] = images.full_bytes(source)
             if "prompt" in given:
                 given["prompt"] = wildcards.fill(given["prompt"], studio.home)
-            return finished(kind(**given))
+            return finished(kind(**given), [source])
 
         return act
 

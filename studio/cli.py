@@ -15,6 +15,7 @@ from pathlib import Path
 
 from engines import catalog, requests
 from engines.errors import AtelierError, BadRequest, Cancelled
+from engines.pictures import SUFFIXES
 from studio import comparison, images
 from studio.logins import Logins
 
@@ -102,8 +103,10 @@ def _parser():
         _add_control(inpaint, requests.InpaintRequest, name)
 
     upscale = command("upscale", _upscale, "A picture at more pixels.")
-    upscale.add_argument("image", help="the picture; - reads standard input")
-    upscale.add_argument("--out", required=True, help="the PNG to write; - writes standard output")
+    upscale.add_argument("image", nargs="+", help="the picture, or pictures and folders; - reads standard input")
+    upscale.add_argument(
+        "--out", required=True, help="the PNG to write, the folder for those of many; - writes standard output"
+    )
     cleaning = [item.name for item in dataclasses.fields(requests.Cleaned) if item.name != "image"]
     for name in ("model", "scale", "denoise", "detail", "looks", "seed", "tile", *cleaning):
         _add_control(upscale, requests.UpscaleRequest, name)
@@ -211,7 +214,7 @@ def _generate(arguments):
 
 def _refine(arguments):
     _unguided_without_words(arguments)
-    image = images.full_bytes(_source(arguments.image))
+    image = _whole(arguments.image)
     return _drawn(arguments, _asked(arguments, requests.RefineRequest, image=image))
 
 
@@ -239,37 +242,63 @@ def _default(name):
 def _inpaint(arguments):
     _unguided_without_words(arguments)
     result = _engine(arguments).run(_inpainting(arguments), _progress)
-    made = _one_written(arguments, result, f"{result.changed} pixels changed outside the mask")
-    return made and made | {"model": result.record["request"]["model"], "changed": result.changed}
+    made = _one_written(arguments.out, result, f"{result.changed} pixels changed outside the mask")
+    model = result.record["request"]["model"]
+    return {"pictures": made, "model": model, "changed": result.changed} if made else None
 
 
 def _inpainting(arguments):
-    mask = images.full_bytes(_source(arguments.mask)) if arguments.mask else b""
-    return _asked(arguments, requests.InpaintRequest, image=images.full_bytes(_source(arguments.image)), mask=mask)
+    mask = _whole(arguments.mask) if arguments.mask else b""
+    return _asked(arguments, requests.InpaintRequest, image=_whole(arguments.image), mask=mask)
 
 
 def _upscale(arguments):
-    request = _asked(arguments, requests.UpscaleRequest, image=images.full_bytes(_source(arguments.image)))
-    result = _engine(arguments).run(request, _progress)
-    width, height = result.pictures[0].image.size
-    made = _one_written(arguments, result, f"{width}x{height} pixels")
-    return made and made | {"model": result.record["request"]["model"]}
+    engine, outs = _engine(arguments), _outs(arguments.image, arguments.out)
+    made = []
+    for name, out in outs:
+        result = engine.run(_asked(arguments, requests.UpscaleRequest, image=_whole(name)), _progress)
+        width, height = result.pictures[0].image.size
+        made += _one_written(out, result, f"{width}x{height} pixels")
+    return {"pictures": made, "model": result.record["request"]["model"]} if made else None
+
+
+def _outs(names, out):
+    # each picture of files and folders, with where its result goes: one to a file, many into a folder
+    folders = [name for name in names if name != "-" and Path(name).is_dir()]
+    if len(names) == 1 and not folders:
+        return [(names[0], out)]
+    if out == "-":
+        raise BadRequest("Many pictures go into a folder, and not to standard output: name one with --out.")
+    paths = []
+    for name in names:
+        if name in folders:
+            paths += sorted(path for path in Path(name).iterdir() if path.suffix.lower() in SUFFIXES)
+        else:
+            paths.append(Path(name))
+    if not paths:
+        raise BadRequest(f"There is no picture in {', '.join(folders)}: PNG, JPEG and WebP are read.")
+    outs = [Path(out) / f"{path.stem}.png" for path in paths]
+    twice = {str(path) for path in outs if outs.count(path) > 1}
+    if twice:
+        raise BadRequest(f"Several pictures would be written to {', '.join(sorted(twice))}: give them other names.")
+    return list(zip(map(str, paths), map(str, outs), strict=True))
 
 
 def _adjust(arguments):
-    request = _asked(arguments, requests.AdjustRequest, image=images.full_bytes(_source(arguments.image)))
-    return _one_written(arguments, _engine(arguments).run(request), "cleaned up")
+    request = _asked(arguments, requests.AdjustRequest, image=_whole(arguments.image))
+    made = _one_written(arguments.out, _engine(arguments).run(request), "cleaned up")
+    return {"pictures": made} if made else None
 
 
-def _one_written(arguments, result, told):
-    # the one picture of a result, to the file or to standard output, where nothing else may be
+def _one_written(out, result, told):
+    # the one picture of a result, to the file or to standard output, where nothing else may be; what there is to tell
     (picture,) = result.pictures
-    if arguments.out == "-":
+    if out == "-":
         sys.stdout.buffer.write(images.png_bytes(picture.image))
-        return None
-    images.write_png(Path(arguments.out), picture.image, picture.record)
-    _say(f"{arguments.out}: {told}")
-    return {"pictures": [{"path": arguments.out, "seed": picture.seed, "seconds": result.seconds}]}
+        return []
+    images.write_png(Path(out), picture.image, picture.record)
+    _say(f"{out}: {told}")
+    return [{"path": out, "seed": picture.seed, "seconds": result.seconds}]
 
 
 def _reconstruct(arguments):
@@ -314,7 +343,7 @@ def _compare(arguments):
         _unguided_without_words(arguments)
         base = _inpainting(arguments)
     elif task == "upscale":
-        image = images.full_bytes(_source(arguments.image))
+        image = _whole(arguments.image)
         base = requests.UpscaleRequest(image=image, scale=arguments.scale)
     elif task == "reconstruct":
         base = requests.ReconstructRequest(image=_picture(arguments.image, requests.ReconstructRequest.max_side))
@@ -479,6 +508,14 @@ def _bytes(name):
 
 def _picture(name, max_side):
     return images.source_bytes(_source(name), max_side)
+
+
+def _whole(name):
+    # a picture of which every pixel counts; what of its file does not is said
+    source = _source(name)
+    for key in images.losses(source):
+        _say(f"{name}: {images.LOSSES[key]}")
+    return images.full_bytes(source)
 
 
 def _source(name):

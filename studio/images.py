@@ -10,7 +10,7 @@ import secrets
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, PngImagePlugin
+from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
 from engines.errors import BadPicture
 from engines.requests import MAX_PIXELS
@@ -22,6 +22,13 @@ RECORD = "atelier"  # the name of the PNG text that holds the record
 DIFFERENCE = "difference"  # in a record: the picture in its request as the difference from this one
 PngImagePlugin.MAX_TEXT_MEMORY = 192 * 2**20  # bytes: a record holds the picture that it began with
 Image.MAX_IMAGE_PIXELS = None  # the limit is ours, on what people send; what is made from it may be larger
+
+SRGB = ImageCms.createProfile("sRGB")
+LOSSES = {  # what a file may hold that is not taken in as it is, and what the artist is told of it
+    "profile": "Its colours were brought from its own ICC profile to sRGB.",
+    "depth": "Its 16 bits a channel were rounded to 8.",
+    "frames": "Only its first frame was taken.",
+}
 
 # What turns a picture upright, by its EXIF orientation.
 UPRIGHT = {
@@ -36,9 +43,9 @@ UPRIGHT = {
 
 
 def read_picture(source, transparent=False):
-    """The RGB picture in a path, bytes or binary stream: upright by EXIF, transparency laid over white.
+    """The RGB picture in a path, bytes or binary stream: upright by EXIF, in sRGB, transparency laid over white.
 
-    With `transparent`, a picture that has transparency keeps it and is RGBA.
+    With `transparent`, a picture that has transparency keeps it and is RGBA. What is lost, `losses` tells.
 
     Raises `BadPicture` for what is no whole PNG, JPEG or WebP, or is outside the limits; the number of
     pixels is checked before they are decoded.
@@ -49,15 +56,28 @@ def read_picture(source, transparent=False):
                 f"The picture is {image.width}x{image.height} pixels; it needs at least {MIN_SIDE} on each side."
             )
         with _decoding():
+            profile = image.info.get("icc_profile")
             image = _upright(image)
             if image.mode.startswith("I"):
                 image = _eight_bits(image)
+            image = _in_srgb(image, profile)
             if image.has_transparency_data:
                 image = image.convert("RGBA")
                 if transparent:
                     return image
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
             return image.convert("RGB")
+
+
+def losses(source):
+    """The keys of `LOSSES` that tell what of a picture's file `read_picture` does not take in as it is."""
+    with _open(source) as image, _decoding():
+        found = {
+            "profile": _profile(image.info.get("icc_profile")) is not None,
+            "depth": image.format == "PNG" and _bits(image) > 8,
+            "frames": getattr(image, "n_frames", 1) > 1,
+        }
+    return [key for key, lost in found.items() if lost]
 
 
 def source_bytes(source, max_side):
@@ -236,6 +256,35 @@ def _upright(image):
     # `ImageOps.exif_transpose` also writes the other tags anew, and fails on those that are damaged.
     turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
     return image if turn is None else image.transpose(turn)
+
+
+def _bits(png):
+    # of a channel in an open PNG: Pillow rounds those of colours without a word
+    png.fp.seek(24)
+    return png.fp.read(1)[0]
+
+
+def _profile(data):
+    # the ICC profile in the bytes of a file, or None where there is none, or none that changes anything
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(data)) if data else None
+        known = profile and "sRGB" in ImageCms.getProfileDescription(profile)
+    except (ImageCms.PyCMSError, OSError):  # damaged: colours are taken as they stand, as browsers do
+        return None
+    return None if known else profile
+
+
+def _in_srgb(image, data):
+    # `image` with the colours that the ICC profile `data` says it has
+    profile = _profile(data)
+    if profile is None:
+        return image
+    if image.mode in ("P", "PA", "LA", "La", "RGBa", "1"):
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    try:
+        return ImageCms.profileToProfile(image, profile, SRGB, outputMode="RGBA" if image.mode == "RGBA" else "RGB")
+    except ImageCms.PyCMSError:  # a profile of another kind than the picture
+        return image
 
 
 def _eight_bits(image):

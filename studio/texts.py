@@ -3,8 +3,9 @@
 import gradio as gr
 
 from engines import requests
+from studio import images
 
-# key: (English, Chinese). Help and choices of request fields come from their own table in English.
+# key: (English, Chinese). English words that another table has come from there.
 TABLE = {
     "tagline": ("a local art studio", "本地艺术工作室"),
     "generate": ("Generate", "生成"),
@@ -314,6 +315,7 @@ TABLE = {
         "what draws the missing pixels; Lanczos invents nothing", "由什么画出缺少的像素；Lanczos 不编造"
     ),
     "upscale.many": ("Enlarge many files", "批量放大"),
+    "upscale.folder": ("Enlarge a folder", "放大整个文件夹"),
     "upscale.queued": (
         "{count} pictures are in the queue; they come into the gallery.", "{count} 张图片已排队，完成后在图库中。"
     ),
@@ -617,6 +619,12 @@ CHOICES_ZH = {
     "order.halton": "Halton：先定下彼此远离的位置，不看把握；干净而多样",
 }
 
+LOSSES_ZH = {
+    "profile": "颜色已从自带的 ICC 配置转换为 sRGB。",
+    "depth": "每通道 16 位已取整为 8 位。",
+    "frames": "只取了第一帧。",
+}
+
 CLASSES = (requests.GenerateRequest, requests.ReconstructRequest, requests.InpaintRequest, requests.AdjustRequest,
            requests.UpscaleRequest, requests.RefineRequest)
 
@@ -628,7 +636,7 @@ def _rows():
     for key, chinese in CHOICES_ZH.items():
         name, _, choice = key.partition(".")
         rows[key] = (_control(name)["choices"][choice], chinese)
-    return rows
+    return rows | {f"lost.{key}": (english, LOSSES_ZH[key]) for key, english in images.LOSSES.items()}
 
 
 def _control(name):

@@ -12,9 +12,8 @@ import numpy as np
 from PIL import Image
 
 from engines.errors import BadRequest
+from engines.pictures import SUFFIXES
 from engines.text.captions import BACKGROUNDS
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import gradio as gr
 from engines import requests
 from engines.catalog import catalog
 from engines.errors import AtelierError, BadRequest
+from studio import images
 from studio.jobs import FINAL
 from studio.texts import say, t
 
@@ -84,6 +85,14 @@ def before_after(elem_id):
     return gr.ImageSlider(
         show_label=False, format="png", interactive=False, elem_id=elem_id, elem_classes="stage", max_height=560
     )
+
+
+def kept(inputs, path, request):
+    """Keep a picture that was chosen, and say what of its file is not; returns its key."""
+    lost = images.losses(path)
+    if lost:
+        gr.Info(" ".join(say(request, f"lost.{key}") for key in lost))
+    return inputs.keep(path)
 
 
 def named(components, values):

@@ -19,6 +19,7 @@ from studio.tabs.common import (
     chosen_entry,
     control,
     guard,
+    kept,
     model_control,
     named,
     remembered,
@@ -139,14 +140,14 @@ def wire(studio, parts, parts_of, tabs, demo):
         parts.before,
     ]  # fmt: skip
 
-    def take_up(source):
-        name = inputs.keep(source)
+    def take_up(source, request):
+        name = kept(inputs, source, request)
         return {key: name, parts.made: gr.Column(visible=False), parts.painter: easel.shown(name)}
 
-    def choose(path):
+    def choose(path, request: gr.Request):
         if not path:
             return {key: "", parts.painter: None, parts.made: gr.Column(visible=False)}
-        return take_up(path)
+        return take_up(path, request)
 
     def opened(name):
         return easel.shown(name) if inputs.has(name) else gr.skip()
@@ -211,7 +212,7 @@ def wire(studio, parts, parts_of, tabs, demo):
         }
 
     def accept(entries, index, request: gr.Request):
-        return take_up(str(chosen_entry(studio, entries, index, request).path))
+        return take_up(str(chosen_entry(studio, entries, index, request).path), request)
 
     def send(entries, index, request: gr.Request):
         return accept(entries, index, request) | {tabs: gr.Tabs(selected="inpaint")}

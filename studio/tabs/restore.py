@@ -19,6 +19,7 @@ from studio.tabs.common import (
     before_after,
     cleaning_controls,
     guard,
+    kept,
     model_control,
     remembered,
     standing,
@@ -134,7 +135,7 @@ def wire(studio, parts, parts_of, tabs, demo):
     def choose(path, strength, request: gr.Request):
         if not path:
             return begun("", request) | {parts.found: None, parts.share: "", parts.painter: None}
-        name = inputs.keep(path)
+        name = kept(inputs, path, request)
         return begun(name, request) | find(name, strength, request) | to("find")
 
     def find(name, strength, request: gr.Request):

@@ -8,6 +8,7 @@ import gradio as gr
 from PIL import Image
 
 from engines.errors import AtelierError, BadRequest
+from engines.pictures import SUFFIXES
 from engines.requests import SpotRequest, UpscaleRequest
 from studio import images
 from studio.jobs import FINAL
@@ -18,6 +19,7 @@ from studio.tabs.common import (
     cleaning_controls,
     control,
     guard,
+    kept,
     model_control,
     named,
     remembered,
@@ -45,10 +47,14 @@ def draw(studio):
                 stop = gr.Button(t("stop"), interactive=False, elem_id="upscale-stop", elem_classes="halt")
             forecast = gr.HTML(elem_id="upscale-forecast")
             fields["model"] = model_control(studio.home, "upscale", "upscale.model.help")
-            many = gr.UploadButton(
-                t("upscale.many"), file_count="multiple", file_types=[".png", ".jpg", ".jpeg", ".webp"], size="sm",
-                elem_id="upscale-many",
-            )  # fmt: skip
+            with gr.Row(elem_classes="actions"):
+                many = gr.UploadButton(
+                    t("upscale.many"), file_count="multiple", file_types=list(SUFFIXES), size="sm",
+                    elem_id="upscale-many",
+                )  # fmt: skip
+                folder = gr.UploadButton(
+                    t("upscale.folder"), file_count="directory", size="sm", elem_id="upscale-folder"
+                )
         with gr.Column(elem_classes=["result", "always"]):
             line = gr.HTML(elem_id="upscale-status", elem_classes="line")
             gr.Markdown(t("upscale.empty"), elem_id="upscale-empty", elem_classes=["hint", "empty"])
@@ -70,8 +76,8 @@ def draw(studio):
             with gr.Accordion(t("enhance"), open=True):
                 fields |= cleaning_controls(UpscaleRequest, "upscale", 2)
     return SimpleNamespace(
-        fields=fields, image=image, run=run, stop=stop, forecast=forecast, many=many, line=line, near=near,
-        loupe=loupe, made=made, slider=slider, download=download, spot=gr.State(None),
+        fields=fields, image=image, run=run, stop=stop, forecast=forecast, many=many, folder=folder, line=line,
+        near=near, loupe=loupe, made=made, slider=slider, download=download, spot=gr.State(None),
     )  # fmt: skip
 
 
@@ -85,8 +91,8 @@ def wire(studio, parts, parts_of, tabs, demo):
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     followed = Latest()
 
-    def choose(path):
-        name = inputs.keep(path) if path else ""
+    def choose(path, request: gr.Request):
+        name = kept(inputs, path, request) if path else ""
         return {
             key: name, parts.spot: None, parts.near: gr.Column(visible=False), parts.made: gr.Column(visible=False),
         }  # fmt: skip
@@ -154,23 +160,29 @@ def wire(studio, parts, parts_of, tabs, demo):
         plain = cut.resize(made.image.size, Image.Resampling.BICUBIC)
         return {parts.near: gr.Column(visible=True), parts.loupe: (plain, made.image)}
 
-    def queue(values, request: gr.Request):
-        paths, sent, refused = values[parts.many], 0, []
+    def queue(paths, values, request):
         if len(paths) > MOST:
             raise BadRequest(say(request, "gallery.too_many", most=MOST))
-        given = named(parts.fields, values)
+        given, sent, told = named(parts.fields, values), 0, []
         for path in paths:
             try:
                 studio.jobs.submit(UpscaleRequest(**given, image=images.full_bytes(path)))
                 sent += 1
+                told += [say(request, f"lost.{key}") for key in images.losses(path)]
             except AtelierError as error:
-                refused.append(str(error))
-        told = " ".join([say(request, "upscale.queued", count=sent), *dict.fromkeys(refused)])
-        gr.Info(told)
+                told.append(str(error))
+        gr.Info(" ".join([say(request, "upscale.queued", count=sent), *dict.fromkeys(told)]))
+
+    def queue_files(values, request: gr.Request):
+        queue(values[parts.many], values, request)
+
+    def queue_folder(values, request: gr.Request):
+        # what else lies beside pictures in a folder is no picture, and nobody has to be told
+        queue([path for path in values[parts.folder] if path.lower().endswith(SUFFIXES)], values, request)
 
     def send(entries, index, request: gr.Request):
         path = str(chosen_entry(studio, entries, index, request).path)
-        return {parts.image: path, tabs: gr.Tabs(selected="upscale")} | choose(path)
+        return {parts.image: path, tabs: gr.Tabs(selected="upscale")} | choose(path, request)
 
     def send_from_gallery(number, request: gr.Request):
         return send([number], 0, request)
@@ -194,7 +206,8 @@ def wire(studio, parts, parts_of, tabs, demo):
     parts.spot.change(guard(look), seen, [parts.near, parts.loupe], trigger_mode="always_last", **quiet)
     for field in parts.fields.values():
         field.change(guard(look), seen, [parts.near, parts.loupe], trigger_mode="always_last", **quiet)
-    parts.many.upload(guard(queue), {parts.many, *parts.fields.values()}, None, **quiet)
+    for button, act in ((parts.many, queue_files), (parts.folder, queue_folder)):
+        button.upload(guard(act), {button, *parts.fields.values()}, None, **quiet)
     generate, gallery = parts_of["generate"], parts_of["gallery"]
     sent = [parts.image, tabs, *fresh]
     generate.to_upscale.click(guard(send), [generate.entries, generate.chosen], sent, **quiet)

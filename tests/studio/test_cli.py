@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -75,6 +76,23 @@ def test_upscale_makes_more_pixels(capsys, home, tmp_path):
     assert Image.open(tmp_path / "out.png").size == (120, 80)
     code, _, err = run(capsys, home, *words[:2], "--scale", "1000", "--out", str(tmp_path / "out.png"))
     assert code == 2 and "must lie between 1.0 and 16.0" in err
+
+
+def test_upscale_takes_many_pictures_and_folders(capsys, home, tmp_path):
+    (tmp_path / "in").mkdir()
+    for number in range(2):
+        Image.new("RGB", (10 + number, 8), "red").save(tmp_path / "in" / f"{number}.webp")
+    (tmp_path / "in" / "notes.txt").write_text("no picture")
+    cv2.imwrite(str(tmp_path / "deep.png"), np.zeros((9, 9, 3), np.uint16))
+    words = ["upscale", str(tmp_path / "in"), str(tmp_path / "deep.png"), "--model", "lanczos"]
+    code, found, err = run(capsys, home, *words, "--out", str(tmp_path / "out"))
+    assert code == 0 and "deep.png: Its 16 bits a channel were rounded to 8." in err
+    sizes = {Path(made["path"]).name: Image.open(made["path"]).size for made in found["pictures"]}
+    assert sizes == {"0.png": (20, 16), "1.png": (22, 16), "deep.png": (18, 18)}
+    Image.new("RGB", (9, 9)).save(tmp_path / "0.png")
+    code, _, err = run(capsys, home, *words[:2], str(tmp_path / "0.png"), "--out", str(tmp_path / "out"))
+    assert code == 2 and "Several pictures would be written" in err
+    assert run(capsys, home, *words, "--out", "-")[0] == 2
 
 
 def test_refine_makes_a_picture_bigger_and_draws_it_over(capsys, home, tmp_path):

@@ -4,9 +4,10 @@ import io
 import json
 import zlib
 
+import cv2
 import numpy as np
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageCms, PngImagePlugin
 
 from engines.errors import BadPicture
 from engines.requests import InpaintRequest, from_json, to_json
@@ -69,6 +70,47 @@ def test_sixteen_bits_are_scaled_and_not_cut_off():
     array = np.linspace(0, 65535, 256, dtype=np.uint16).reshape(16, 16)
     found = np.asarray(images.read_picture(encoded(Image.fromarray(array))))[..., 0]
     assert np.abs(found.astype(int) - array / 257).max() <= 1
+
+
+def swapped_profile():
+    """An ICC profile by which what is written as red is blue, and the other way round."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    red, blue = profile.index(b"rXYZ"), profile.index(b"bXYZ")  # the names of two entries in the table of tags
+    profile[red : red + 4], profile[blue : blue + 4] = b"bXYZ", b"rXYZ"
+    return bytes(profile).replace("sRGB".encode("utf-16-be"), "mine".encode("utf-16-be"))
+
+
+@pytest.mark.parametrize(
+    ("form", "mode"),
+    [("PNG", "RGB"), ("JPEG", "RGB"), ("WEBP", "RGB"), ("PNG", "RGBA"), ("WEBP", "RGBA"), ("PNG", "P")],
+)
+def test_colours_of_another_profile_are_brought_to_srgb_and_it_is_said(form, mode):
+    red = Image.new("RGBA", (20, 20), (250, 10, 10, 128)).convert("RGBA" if mode == "RGBA" else "RGB").convert(mode)
+    data = encoded(red, form, icc_profile=swapped_profile())
+    found = images.read_picture(data, transparent=True)
+    assert found.mode == ("RGBA" if mode == "RGBA" else "RGB")
+    assert np.abs(np.array(found.getpixel((9, 9))[:3]) - (10, 10, 250)).max() < 12
+    assert mode != "RGBA" or found.getpixel((9, 9))[3] == 128
+    assert images.losses(data) == ["profile"]
+
+
+@pytest.mark.parametrize("profile", [None, b"damaged", ImageCms.ImageCmsProfile(images.SRGB).tobytes()])
+def test_colours_stay_where_no_profile_says_otherwise(profile):
+    options = {"icc_profile": profile} if profile else {}
+    for mode in ("RGB", "L"):
+        source = gradient(mode)
+        data = encoded(source, **options)
+        np.testing.assert_array_equal(np.asarray(images.read_picture(data)), np.asarray(source.convert("RGB")))
+        assert images.losses(data) == []
+
+
+def test_what_is_rounded_or_left_out_is_said(tmp_path):
+    deep = np.random.default_rng(0).integers(0, 2**16, (20, 30, 3), dtype=np.uint16)
+    for pixels in (deep, deep[..., 0]):
+        cv2.imwrite(str(tmp_path / "deep.png"), pixels)
+        assert images.losses(tmp_path / "deep.png") == images.losses((tmp_path / "deep.png").read_bytes()) == ["depth"]
+    frames = [gradient().rotate(angle) for angle in (0, 180)]
+    assert images.losses(encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:])) == ["frames"]
 
 
 def test_rotation_by_exif_is_applied():
