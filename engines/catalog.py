@@ -21,6 +21,7 @@ TASKS = {
     "upscaler": ("upscale",),
     "rrdb": ("upscale",),  # Real-ESRGAN's, as the artist has them
     "srvgg": ("upscale",),
+    "spandrel": ("upscale",),  # any other that it knows, where it is installed
     "clip": (),
     "diffusers": ("generate",),  # a folder of a pipeline
     "classical-inpainting": ("inpaint",),  # of OpenCV: there is no file
@@ -77,7 +78,7 @@ def read(path):
         weights = sum(part.stat().st_size for part in path.rglob("*.safetensors"))
         return Model(files.name(path), "diffusers", TASKS["diffusers"], path, weights, "unknown", {})
     path = path / "model.safetensors" if path.is_dir() else path
-    metadata = foreign.completed(*files.read_header(path))
+    metadata = foreign.completed(path, *files.read_header(path))
     family = metadata.get("family")
     if family not in TASKS:
         raise BadCheckpoint(f"{path.name} is no model of a known family; known are: {', '.join(TASKS)}.")

@@ -41,14 +41,14 @@ class DenseBlock(nn.Module):
 
 
 class RRDB(nn.Module):
-    """Three dense blocks, a fifth of whose change is added."""
+    """Three dense blocks, a fifth of whose result is added."""
 
     def __init__(self, ch, growth):
         super().__init__()
         self.rdb1, self.rdb2, self.rdb3 = (DenseBlock(ch, growth) for _ in range(3))
 
     def forward(self, x):
-        return x + 0.2 * (self.rdb3(self.rdb2(self.rdb1(x))) - x)
+        return x + 0.2 * self.rdb3(self.rdb2(self.rdb1(x)))
 
 
 class RRDBNet(nn.Module):

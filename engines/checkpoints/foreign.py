@@ -1,11 +1,30 @@
 """Files of other programs, recognised by the names and shapes of their tensors, never by the name of the file."""
 
+import importlib.util
 import math
+from pathlib import Path
+
+from engines.errors import BadCheckpoint
+
+UPSCALERS = "upscalers"  # the folder of what is left to spandrel, if nobody here knows it
 
 
-def completed(tensors, metadata):
-    """The `metadata` of a file, with `family` and `config` told from its `tensors` where it names no family itself."""
-    found = None if "family" in metadata else detect(tensors)
+def completed(path, tensors, metadata):
+    """The `metadata` of a file, with `family` and `config` told from its `tensors` where it names no family itself.
+
+    What is not known but lies in a folder `UPSCALERS` is of the family "spandrel". Raises `BadCheckpoint` if that
+    is not installed.
+    """
+    if "family" in metadata:
+        return metadata
+    found = detect(tensors)
+    if found is None and Path(path).parent.name == UPSCALERS:
+        if importlib.util.find_spec("spandrel") is None:
+            raise BadCheckpoint(
+                f"{Path(path).name} is of no kind known here; more are known to spandrel: "
+                "`.venv/bin/pip install spandrel`, then start the studio again."
+            )
+        found = "spandrel", {}
     return metadata | dict(zip(("family", "config"), found, strict=True)) if found else metadata
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from engines import spandrels
 from engines.checkpoints import files, foreign
 from engines.diffusion.latent import LatentDiffusion, LatentDiffusionConfig
 from engines.diffusion.unet import UNetConfig
@@ -100,8 +101,10 @@ def load(path, first_stage=None):
     autoencoder than the file names.
     """
     path = Path(path)
-    metadata = foreign.completed(*files.read_header(path))
+    metadata = foreign.completed(path, *files.read_header(path))
     family = metadata.get("family")
+    if family == spandrels.FAMILY:
+        return _named(spandrels.load(path), path)
     if family not in FAMILIES:
         raise BadCheckpoint(f"{path.name} is no model of a known family; known are: {', '.join(FAMILIES)}.")
     parts = ()
@@ -119,6 +122,10 @@ def load(path, first_stage=None):
     weights = files.load(path, shapes)
     model = FAMILIES[family](metadata["config"], *parts)
     load_own_weights(model, weights)
+    return _named(model, path)
+
+
+def _named(model, path):
     model.name, model.sha256 = files.name(path), files.sha256(path)
     return model.eval().requires_grad_(False)
 

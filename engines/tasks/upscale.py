@@ -195,4 +195,10 @@ def _by_filter(request, model, picture, size, on_progress, corner=(0, 0)):
     return made
 
 
-PAINT = {"upscaler": _by_diffusion, "rrdb": _by_net, "srvgg": _by_net, "classical-upscaling": _by_filter}
+PAINT = {
+    "upscaler": _by_diffusion,
+    "rrdb": _by_net,
+    "srvgg": _by_net,
+    "spandrel": _by_net,
+    "classical-upscaling": _by_filter,
+}

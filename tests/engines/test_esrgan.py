@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -56,6 +57,50 @@ def test_a_file_is_recognised_by_what_is_in_it(tmp_path, family, scale):
     assert model.config == SMALL[family](scale).config
     for name, value in load_file(path).items():
         assert torch.equal(model.state_dict()[name], value), name
+
+
+def rrdb_by_definition(w, x, scale, blocks):
+    """The published forward pass, from the names in the file alone (basicsr, rrdbnet_arch)."""
+
+    def conv(name, x):
+        return F.conv2d(x, w[f"{name}.weight"], w[f"{name}.bias"], padding=1)
+
+    def dense(name, x):
+        x1 = F.leaky_relu(conv(f"{name}.conv1", x), 0.2)
+        x2 = F.leaky_relu(conv(f"{name}.conv2", torch.cat((x, x1), 1)), 0.2)
+        x3 = F.leaky_relu(conv(f"{name}.conv3", torch.cat((x, x1, x2), 1)), 0.2)
+        x4 = F.leaky_relu(conv(f"{name}.conv4", torch.cat((x, x1, x2, x3), 1)), 0.2)
+        return conv(f"{name}.conv5", torch.cat((x, x1, x2, x3, x4), 1)) * 0.2 + x
+
+    feat = out = conv("conv_first", F.pixel_unshuffle(x, {4: 1, 2: 2, 1: 4}[scale]))
+    for block in range(blocks):
+        inner = out
+        for number in (1, 2, 3):
+            inner = dense(f"body.{block}.rdb{number}", inner)
+        out = inner * 0.2 + out
+    feat = feat + conv("conv_body", out)
+    feat = F.leaky_relu(conv("conv_up1", F.interpolate(feat, scale_factor=2, mode="nearest")), 0.2)
+    feat = F.leaky_relu(conv("conv_up2", F.interpolate(feat, scale_factor=2, mode="nearest")), 0.2)
+    return conv("conv_last", F.leaky_relu(conv("conv_hr", feat), 0.2))
+
+
+def srvgg_by_definition(w, x, scale, blocks):
+    """The published forward pass of the compact net (Real-ESRGAN, srvgg_arch)."""
+    out = x
+    for layer in range(0, 2 * blocks + 3, 2):
+        out = F.conv2d(out, w[f"body.{layer}.weight"], w[f"body.{layer}.bias"], padding=1)
+        if layer < 2 * blocks + 2:
+            out = torch.where(out >= 0, out, w[f"body.{layer + 1}.weight"].view(1, -1, 1, 1) * out)
+    return F.pixel_shuffle(out, scale) + x.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+
+
+@pytest.mark.parametrize("family, scale", [("rrdb", 4), ("rrdb", 2), ("rrdb", 1), ("srvgg", 4), ("srvgg", 2)])
+def test_they_compute_what_was_published(tmp_path, family, scale):
+    path = written(tmp_path, SMALL[family](scale))
+    model, x = models.load(path), torch.rand(2, 3, 12, 20, generator=torch.Generator().manual_seed(0))
+    by_definition = {"rrdb": rrdb_by_definition, "srvgg": srvgg_by_definition}[family]
+    expected = by_definition(load_file(path), x, scale, model.config.blocks)
+    torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("family, scale", [("rrdb", 4), ("rrdb", 2), ("srvgg", 4), ("srvgg", 2)])
