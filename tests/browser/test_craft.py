@@ -138,6 +138,9 @@ def test_a_script_enlarges(client, tmp_path):
     asked = {"image": handle_file(tmp_path / "in.png"), "model": "lanczos", "scale": 2.5}
     found = client.predict(**asked, api_name="/upscale")
     assert images.read_picture(found["pictures"][0]["file"]).size == (125, 100)
+    asked = {"image": asked["image"], "upscaler": "lanczos", "prompt": "a red heart", "steps": 4, "scale": 1.5}
+    found = client.predict(**asked, api_name="/refine")
+    assert images.read_picture(found["pictures"][0]["file"]).size == (75, 60)
 
 
 def test_a_script_is_told_what_is_wrong(client):

@@ -1,11 +1,12 @@
 """Enlarging in a browser: look at a spot, run, compare, download, many at once, and a reload."""
 
+import cv2
 import numpy as np
 from PIL import Image
 from playwright.sync_api import expect
 
 from studio import images
-from tests.browser.artist import is_one_sentence, request_in
+from tests.browser.artist import is_one_sentence, pixels, request_in
 from tests.browser.test_inpaint import photograph
 from tests.browser.test_reconstruct import choose
 
@@ -41,10 +42,21 @@ def test_a_spot_first_and_then_the_whole(artist, tmp_path):
     expect(artist.find("#upscale-forecast")).to_contain_text("1200 × 800")
     artist.find("#upscale-image img").click(position={"x": 60, "y": 60})
     expect(artist.find("#upscale-loupe img").first).to_be_visible()
+    near = artist.find("#upscale-loupe img").nth(1)
+    before = near.get_attribute("src")
+    number(artist, "sharpness", 1)
+    expect(near).not_to_have_attribute("src", before)
     large = enlarged(artist, tmp_path)
     assert Image.open(large).size == (1200, 800)
     asked = request_in(large)
     assert (asked["task"], asked["model"], asked["scale"]) == ("upscale", "my-upscaler", 4)
+    assert asked["sharpness"] == 1
+    # the spot showed what was made
+    shown = np.asarray(pixels(artist.page.request.get(near.get_attribute("src")).body()))
+    whole = np.asarray(images.read_picture(large))
+    _, _, (left, top), _ = cv2.minMaxLoc(cv2.matchTemplate(whole, shown, cv2.TM_SQDIFF))
+    assert shown.shape == (384, 384, 3)
+    assert np.abs(whole[top : top + 384, left : left + 384].astype(int) - shown).max() <= 1
 
     artist.page.reload()
     artist.tab("Upscale")
@@ -71,10 +83,43 @@ def test_a_drawn_picture_is_sent_and_many_files_are_queued(artist, tmp_path):
     chooser.value.set_files([*paths, tmp_path / "no.png"])
     told = artist.told("3 pictures are in the queue")
     assert is_one_sentence(told) and "no picture that can be read" in told
+    with artist.page.expect_file_chooser() as chooser:
+        artist.find("#upscale-folder").click()
+    (tmp_path / "folder").mkdir()
+    photograph(tmp_path / "folder" / "a.png", 50, 30)
+    (tmp_path / "folder" / "notes.txt").write_text("no picture")
+    chooser.value.set_files(tmp_path / "folder")
+    assert artist.told("pictures are in the queue").startswith("1 ")
     artist.tab("Gallery")
     artist.find("#gallery-task input").click()
     artist.page.get_by_role("option", name="Upscale").click()
-    expect(artist.find("#gallery-grid .thumbnail-item").nth(2)).to_be_visible()
+    expect(artist.find("#gallery-grid .thumbnail-item").nth(3)).to_be_visible()
+
+
+def test_what_of_a_file_is_lost_is_said(artist, tmp_path):
+    cv2.imwrite(str(tmp_path / "deep.png"), np.full((40, 60, 3), 40_000, np.uint16))
+    artist.tab("Upscale")
+    choose(artist, tmp_path / "deep.png", tab="upscale")
+    assert is_one_sentence(artist.told("16 bits a channel were rounded to 8"))
+    expect(artist.find("#upscale-forecast")).to_contain_text("120 × 80")
+
+
+def test_a_drawn_picture_is_made_bigger(artist):
+    artist.ask("sun, flat", seed=5)
+    small = artist.draw()
+    artist.open("Make it bigger")
+    artist.find("#refine-upscaler input").click()
+    artist.page.get_by_role("option", name="lanczos").click()
+    before, job = artist.shown(), artist.page.evaluate("document.querySelector('#generate-status .status').dataset.job")
+    artist.find("#generate-enlarge").click()
+    large = artist.drawn(before, job)
+    asked = request_in(large)
+    assert (asked["task"], asked["prompt"], asked["seed"]) == ("refine", "sun, flat", 5)
+    assert pixels(large).size == (256, 256)
+    # it is the same picture, and not an enlargement alone
+    back = np.asarray(pixels(large).resize((128, 128), Image.Resampling.BOX), int)
+    assert 0 < np.abs(back - np.asarray(pixels(small))).mean() < 25
+    expect(artist.find("#generate-details")).to_contain_text("× 2")
 
 
 def test_no_picture_and_a_giant_get_a_sentence(artist, tmp_path):
