@@ -79,6 +79,7 @@ FAITHFUL = {  # of those what invents least: the first look of diffusion is the 
 CHOICE = re.compile(r"\{([^{}]*\|[^{}]*)\}")  # of a prompt
 
 MAX_PIXELS = 40_000_000
+MAX_SIDE = 16_384  # pixels of what is enlarged
 MAX_CELLS = 100  # of a comparison
 
 VERSION = "0.1.0"

@@ -299,6 +299,8 @@ TABLE = {
     "overlap": ("Overlap", "重叠"),
     "refine": ("Made bigger", "放大重绘"),
     "scale": ("Times as large", "放大倍数"),
+    "target": ("Or: longest side", "或：最长边"),
+    "target.help": ("pixels of the result; 0 leaves it to the times", "结果的像素；0 则按倍数"),
     "denoise": ("Clean up", "去噪"),
     "detail": ("Detail", "细节"),
     "looks": ("Looks", "遍数"),

@@ -11,10 +11,9 @@ from PIL import Image
 
 from engines import blending, pictures, tensors
 from engines.errors import BadRequest
-from engines.requests import GenerateResult, Picture, Progress
+from engines.requests import MAX_SIDE, GenerateResult, Picture, Progress
 from engines.tasks.adjust import cleaned, finished
 
-LARGEST = 16_384  # pixels a side of a result
 BLURRED = 8  # pixels round a place that resampling and sharpening look at
 CELL = 32  # pixels a side of the squares of noise, which lie where they lie however the tiles are cut
 
@@ -24,16 +23,16 @@ def upscale(request, model, on_progress=None):
     """The picture of an `UpscaleRequest` by an `Upscaler`, a net of `esrgan` or `classical.Resampling`.
 
     It is of the size that is asked for to the pixel; what is transparent stays so, at smooth edges. Raises
-    `BadRequest` for a result above `LARGEST` a side.
+    `BadRequest` for a result above `MAX_SIDE` a side.
     """
     started = time.monotonic()
     colour, alpha = _opened(request)
     height, width = alpha.shape
     size = _larger(width, height, request.scale)
-    if max(size) > LARGEST:
+    if max(size) > MAX_SIDE:
         raise BadRequest(
-            f"{width}x{height} pixels times {request.scale:g} are {size[0]}x{size[1]}; up to {LARGEST} a side can be "
-            f"made: choose at most {math.floor(10 * LARGEST / max(width, height)) / 10:g} times."
+            f"{width}x{height} pixels times {request.scale:g} are {size[0]}x{size[1]}; up to {MAX_SIDE} a side can be "
+            f"made: choose at most {math.floor(10 * MAX_SIDE / max(width, height)) / 10:g} times."
         )
     made = finished(request, PAINT[model.family](request, model, colour, size, on_progress))
     if alpha.min() < 255:

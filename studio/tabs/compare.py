@@ -142,7 +142,7 @@ def wire(studio, parts, parts_of, tabs, demo):
             base = inpaint.requested(studio, given["key"], named(inpainting.fields, values) | {"count": 1}, request)
             compared = CompareRequest(base, (_of_models(base, given["painters"], request),))
         else:
-            base = upscale.requested(studio, given["small"], named(upscaling.fields, values), request)
+            base = upscale.requested(studio, given["small"], named(upscaling.asked, values), request)
             compared = CompareRequest(base, (_of_models(base, given["enlargers"], request),))
         looked[request.session_hash] = (), values[parts.mode]
         return studio.jobs.submit(compared), _ballots(compared) if given["blind"] else [], ()
@@ -323,7 +323,7 @@ def wire(studio, parts, parts_of, tabs, demo):
     )  # fmt: skip
     asking = parts.run.click(
         guard(submit),
-        {*asked.values(), *form.values(), *inpainting.fields.values(), *upscaling.fields.values(), parts.mode},
+        {*asked.values(), *form.values(), *inpainting.fields.values(), *upscaling.asked.values(), parts.mode},
         [job, stored, parts.pair], **quiet,
     )  # fmt: skip
     asking.success(guard(follow), watched, **follower).success(guard(measure), measured, parts.measures, **quiet)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from engines.errors import AtelierError, BadRequest
 from engines.pictures import SUFFIXES
-from engines.requests import SpotRequest, UpscaleRequest
+from engines.requests import MAX_SIDE, SpotRequest, UpscaleRequest
 from studio import images
 from studio.jobs import FINAL
 from studio.tabs.common import (
@@ -31,6 +31,7 @@ from studio.texts import say, t
 LOOK = 2048  # pixels of the longer side of what is shown of a result
 SPOT = 96  # pixels a side of the source that the loupe shows
 MOST = 200  # files at once
+TIMES = (2, 4)  # at hand
 
 
 def draw(studio):
@@ -42,6 +43,14 @@ def draw(studio):
             image = upload("upscale", 260)
             gr.Markdown(t("upscale.spot"), elem_classes="hint")
             fields["scale"] = control(UpscaleRequest, "scale", "upscale")
+            with gr.Row(elem_classes="chips"):
+                times = {
+                    number: gr.Button(f"×{number}", size="sm", elem_classes="chip", min_width=0) for number in TIMES
+                }
+            target = gr.Number(
+                0, minimum=0, maximum=MAX_SIDE, precision=0, label=t("target"), info=t("target.help"),
+                elem_id="upscale-target",
+            )  # fmt: skip
             with gr.Row(elem_classes="actions"):
                 run = gr.Button(t("upscale"), variant="primary", elem_id="upscale-run", elem_classes="run")
                 stop = gr.Button(t("stop"), interactive=False, elem_id="upscale-stop", elem_classes="halt")
@@ -76,7 +85,8 @@ def draw(studio):
             with gr.Accordion(t("enhance"), open=True):
                 fields |= cleaning_controls(UpscaleRequest, "upscale", 2)
     return SimpleNamespace(
-        fields=fields, image=image, run=run, stop=stop, forecast=forecast, many=many, folder=folder, line=line,
+        fields=fields, asked=fields | {"target": target}, times=times, image=image, run=run, stop=stop,
+        forecast=forecast, many=many, folder=folder, line=line,
         near=near, loupe=loupe, made=made, slider=slider, download=download, spot=gr.State(None),
     )  # fmt: skip
 
@@ -87,7 +97,7 @@ def wire(studio, parts, parts_of, tabs, demo):
     # Outside of the tab: a browser reads what it remembers only where it is drawn, and a tab is drawn when visited.
     parts.key = key = gr.BrowserState("", storage_key="atelier-upscale", secret="atelier")
     job = gr.BrowserState("", storage_key="atelier-upscale-job", secret="atelier")
-    asked = {key, *parts.fields.values()}
+    asked = {key, *parts.asked.values()}
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     followed = Latest()
 
@@ -101,7 +111,7 @@ def wire(studio, parts, parts_of, tabs, demo):
         return str(inputs.picture(name)) if inputs.has(name) else None
 
     def wanted(values, request):
-        return requested(studio, values[key], named(parts.fields, values), request)
+        return requested(studio, values[key], named(parts.asked, values), request)
 
     def submit(values, request: gr.Request):
         return studio.jobs.submit(wanted(values, request))
@@ -163,10 +173,10 @@ def wire(studio, parts, parts_of, tabs, demo):
     def queue(paths, values, request):
         if len(paths) > MOST:
             raise BadRequest(say(request, "gallery.too_many", most=MOST))
-        given, sent, told = named(parts.fields, values), 0, []
+        given, sent, told = named(parts.asked, values), 0, []
         for path in paths:
             try:
-                studio.jobs.submit(UpscaleRequest(**given, image=images.full_bytes(path)))
+                studio.jobs.submit(of_picture(images.full_bytes(path), given))
                 sent += 1
                 told += [say(request, f"lost.{key}") for key in images.losses(path)]
             except AtelierError as error:
@@ -204,10 +214,14 @@ def wire(studio, parts, parts_of, tabs, demo):
     seen = {*asked, parts.spot}
     parts.image.select(point, None, parts.spot, **quiet)
     parts.spot.change(guard(look), seen, [parts.near, parts.loupe], trigger_mode="always_last", **quiet)
-    for field in parts.fields.values():
+    for number, button in parts.times.items():
+        button.click(
+            lambda number=number: (number, 0), None, [parts.fields["scale"], parts.asked["target"]], **quiet
+        )
+    for field in parts.asked.values():
         field.change(guard(look), seen, [parts.near, parts.loupe], trigger_mode="always_last", **quiet)
     for button, act in ((parts.many, queue_files), (parts.folder, queue_folder)):
-        button.upload(guard(act), {button, *parts.fields.values()}, None, **quiet)
+        button.upload(guard(act), {button, *parts.asked.values()}, None, **quiet)
     generate, gallery = parts_of["generate"], parts_of["gallery"]
     sent = [parts.image, tabs, *fresh]
     generate.to_upscale.click(guard(send), [generate.entries, generate.chosen], sent, **quiet)
@@ -215,10 +229,20 @@ def wire(studio, parts, parts_of, tabs, demo):
 
 
 def requested(studio, key, given, request):
-    """The `UpscaleRequest` of the picture of that key and what the form holds, by the names of its fields.
+    """The `UpscaleRequest` of the picture of that key and what the form holds, by the names of `parts.asked`.
 
     Raises `BadRequest` where there is no picture.
     """
     if not studio.inputs.has(key):
         raise BadRequest(say(request, "no_picture"))
-    return UpscaleRequest(**given, image=studio.inputs.picture(key).read_bytes())
+    return of_picture(studio.inputs.picture(key).read_bytes(), given)
+
+
+def of_picture(data, given):
+    """The `UpscaleRequest` of a picture's PNG and what the form holds; a target is another word for a scale."""
+    given = dict(given)
+    target = given.pop("target")
+    if target:
+        with Image.open(io.BytesIO(data)) as image:
+            given["scale"] = target / max(image.size)
+    return UpscaleRequest(**given, image=data)

@@ -122,6 +122,19 @@ def test_a_drawn_picture_is_made_bigger(artist):
     expect(artist.find("#generate-details")).to_contain_text("× 2")
 
 
+def test_a_target_is_met_to_the_pixel_and_times_are_at_hand(artist, tmp_path):
+    artist.tab("Upscale")
+    take_model(artist, "lanczos")
+    choose(artist, photograph(tmp_path / "photo.png", 61, 37), tab="upscale")
+    artist.find("#upscale-target input").fill("200")
+    artist.find("#upscale-target input").blur()
+    expect(artist.find("#upscale-forecast")).to_contain_text("200 × 121")
+    assert Image.open(enlarged(artist, tmp_path)).size == (200, 121)
+    artist.page.get_by_role("button", name="×4").click()
+    expect(artist.find("#upscale-forecast")).to_contain_text("244 × 148")
+    expect(artist.find("#upscale-target input")).to_have_value("0")
+
+
 def test_no_picture_and_a_giant_get_a_sentence(artist, tmp_path):
     artist.tab("Upscale")
     artist.find("#upscale-run").click()

@@ -144,7 +144,7 @@ def test_progress_counts_tiles_of_all_passes_and_stop_stops_within_one(models):
 
 
 def test_a_giant_is_refused_with_what_is_possible(models, monkeypatch):
-    monkeypatch.setattr(module, "LARGEST", 200)
+    monkeypatch.setattr(module, "MAX_SIDE", 200)
     with pytest.raises(BadRequest, match="70x45 pixels times 4 are 280x180; up to 200 a side.*at most 2.8 times"):
         upscale(asked(scale=4), models["upscaler"])
     assert upscale(asked(scale=2.8), models["upscaler"]).pictures[0].image.size == (196, 126)
