@@ -7,6 +7,8 @@ from types import SimpleNamespace
 import gradio as gr
 from PIL import Image
 
+from engines import classical
+from engines.catalog import catalog
 from engines.errors import AtelierError, BadRequest
 from engines.pictures import SUFFIXES
 from engines.requests import MAX_SIDE, SpotRequest, UpscaleRequest
@@ -31,6 +33,7 @@ from studio.texts import say, t
 LOOK = 2048  # pixels of the longer side of what is shown of a result
 SPOT = 96  # pixels a side of the source that the loupe shows
 MOST = 200  # files at once
+INVENTING = ("denoise", "detail", "looks", "seed")  # fields of a diffusion upscaler
 TIMES = (2, 4)  # at hand
 
 
@@ -77,7 +80,7 @@ def draw(studio):
                     download = gr.DownloadButton(t("download"), size="sm", elem_id="upscale-download")
         with gr.Column(elem_classes="settings"):
             with gr.Accordion(t("settings"), open=True):
-                for pair in (("denoise", "detail"), ("looks", "seed")):
+                for pair in (INVENTING[:2], INVENTING[2:]):
                     with gr.Row():
                         for name in pair:
                             fields[name] = control(UpscaleRequest, name, "upscale")
@@ -100,6 +103,13 @@ def wire(studio, parts, parts_of, tabs, demo):
     asked = {key, *parts.asked.values()}
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     followed = Latest()
+
+    def suit(model):
+        # what a model does not have is not shown: a filter has no tiles, and only diffusion invents
+        row = catalog(studio.home).get(model)
+        family = row.family if row else ""
+        shown = {name: family == "upscaler" for name in INVENTING} | {"tile": family != classical.Resampling.family}
+        return {parts.fields[name]: gr.update(visible=visible) for name, visible in shown.items()}
 
     def choose(path, request: gr.Request):
         name = kept(inputs, path, request) if path else ""
@@ -214,6 +224,10 @@ def wire(studio, parts, parts_of, tabs, demo):
     seen = {*asked, parts.spot}
     parts.image.select(point, None, parts.spot, **quiet)
     parts.spot.change(guard(look), seen, [parts.near, parts.loupe], trigger_mode="always_last", **quiet)
+    gr.on(
+        [demo.load, parts.fields["model"].change], guard(suit), parts.fields["model"],
+        [parts.fields[name] for name in (*INVENTING, "tile")], **quiet,
+    )  # fmt: skip
     for number, button in parts.times.items():
         button.click(
             lambda number=number: (number, 0), None, [parts.fields["scale"], parts.asked["target"]], **quiet

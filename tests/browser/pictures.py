@@ -20,10 +20,10 @@ from tests.browser.test_inpaint import operations, ready, stroke, take_model
 
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 TABS = {
-    "Generate": "生成", "Reconstruct": "重建", "Inpaint": "修复", "Restore": "旧照修缮", "Compare": "对比",
-    "Gallery": "图库", "Models": "模型", "System": "系统",
+    "Generate": "生成", "Reconstruct": "重建", "Inpaint": "修复", "Restore": "旧照修缮", "Upscale": "放大",
+    "Compare": "对比", "Gallery": "图库", "Models": "模型", "System": "系统",
 }  # fmt: skip
-SHOWN = ("Generate", "Reconstruct", "Inpaint", "Restore", "Compare", "Gallery")  # in the READMEs
+SHOWN = ("Generate", "Reconstruct", "Inpaint", "Restore", "Upscale", "Compare", "Gallery")  # in the READMEs
 PROMPTS = ("red heart, glossy", "cat face, flat", "bus, 3d", "apple, cartoon")
 LOOKS = {
     "light": {"viewport": WIDE, "locale": "en-GB", "color_scheme": "light"},
@@ -47,7 +47,7 @@ def old_print(drawn):
 
 
 def work(artist):
-    """Make something to see on each tab: pictures, a reconstruction, an old print repaired, a comparison."""
+    """Make something to see on each tab: pictures, a reconstruction, an old print repaired, an enlargement, a comparison."""
     for seed, prompt in enumerate(PROMPTS):
         artist.ask(prompt, seed=seed, steps=20)
         artist.number("count", 4)
@@ -69,6 +69,11 @@ def work(artist):
     for button in ("use", "masked", "run"):
         artist.find(f"#restore-{button}").click()
     expect(artist.find("#restore-status")).to_contain_text("0 pixels changed outside the mask.")
+    artist.tab("Generate")
+    artist.find("#generate-to-upscale").click()
+    expect(artist.find("#upscale-forecast")).to_contain_text("256 × 256")
+    artist.find("#upscale-run").click()
+    expect(artist.find("#upscale-status .done")).to_be_attached()
     artist.tab("Compare")
     artist.find("#compare-prompt textarea").fill("red heart, glossy")
     artist.open("Axes")

@@ -38,6 +38,7 @@ def test_a_spot_first_and_then_the_whole(artist, tmp_path):
     take_model(artist, "my-upscaler")
     choose(artist, source, tab="upscale")
     expect(artist.find("#upscale-forecast")).to_contain_text("600 × 400")
+    expect(artist.find("#upscale-detail")).to_be_visible()
     number(artist, "scale", 4)
     expect(artist.find("#upscale-forecast")).to_contain_text("1200 × 800")
     artist.find("#upscale-image img").click(position={"x": 60, "y": 60})
@@ -63,6 +64,8 @@ def test_a_spot_first_and_then_the_whole(artist, tmp_path):
     expect(artist.find("#upscale-slider img").first).to_be_visible()
     expect(artist.find("#upscale-image img")).to_be_visible()
     take_model(artist, "lanczos")
+    expect(artist.find("#upscale-detail")).to_be_hidden()  # a filter invents nothing
+    expect(artist.find("#upscale-tile")).to_be_hidden()
     number(artist, "scale", 2.5)
     expect(artist.find("#upscale-forecast")).to_contain_text("750 × 500")
     large = enlarged(artist, tmp_path)
