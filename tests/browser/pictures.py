@@ -47,7 +47,7 @@ def old_print(drawn):
 
 
 def work(artist):
-    """Make something to see on each tab: pictures, a reconstruction, an old print repaired, an enlargement, a comparison."""
+    """Make something to see on each tab: pictures, a reconstruction, repairs, an enlargement, a comparison."""
     for seed, prompt in enumerate(PROMPTS):
         artist.ask(prompt, seed=seed, steps=20)
         artist.number("count", 4)
