@@ -78,8 +78,8 @@ def read(path):
         weights = sum(part.stat().st_size for part in path.rglob("*.safetensors"))
         return Model(files.name(path), "diffusers", TASKS["diffusers"], path, weights, "unknown", {})
     path = path / "model.safetensors" if path.is_dir() else path
-    metadata = foreign.completed(path, *files.read_header(path))
-    family = metadata.get("family")
+    layout, metadata = foreign.recognised(path)
+    family = layout.family
     if family not in TASKS:
         raise BadCheckpoint(f"{path.name} is no model of a known family; known are: {', '.join(TASKS)}.")
     card = metadata.get("card", {})

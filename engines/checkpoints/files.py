@@ -76,38 +76,53 @@ def _no_duplicates(pairs):
     return dict(pairs)
 
 
-def load(path, expected):
+def load(path, expected, names=None, unused=()):
     """The tensors of a file as float32, which must be just the names and shapes of `expected`.
 
-    `expected` maps names to shapes. Raises `BadCheckpoint` naming the first three differences,
-    before any tensor is read, or if a value is NaN or infinite.
+    `expected` maps names to shapes. In a file of another program they lie under the `names`, a dict from ours to its
+    own, beside what is `unused`; sides of 1 at the end of a shape do not count. Raises `BadCheckpoint` naming the
+    first three differences, before any tensor is read, or if a value is NaN or infinite.
     """
     import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError, safe_open
 
     path = Path(path)
     found, _ = read_header(path)
-    problems = [f"{name} is missing" for name in expected if name not in found]
-    problems += [f"{name} is not part of the model" for name in found if name not in expected]
+    fits = _fits if names else tuple.__eq__
+    names = names or {name: name for name in expected}
+    ours = {theirs: name for name, theirs in names.items()}
+    problems = [f"{names.get(name, name)} is missing" for name in expected if names.get(name) not in found]
     problems += [
-        f"{name} has shape {list(found[name][1])} instead of {list(shape)}"
-        for name, shape in expected.items()
-        if name in found and found[name][1] != tuple(shape)
+        f"{name} is not part of the model" for name in found if ours.get(name) not in expected and name not in unused
+    ]
+    problems += [
+        f"{name} has shape {list(found[name][1])} instead of {list(expected[ours[name]])}"
+        for name in found
+        if ours.get(name) in expected and not fits(found[name][1], tuple(expected[ours[name]]))
     ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise BadCheckpoint(f"{path.name} does not fit its model: {'; '.join(problems[:3])}{more}.")
+    tensors = {}
     try:
-        tensors = load_file(path)
+        with safe_open(path, "pt") as file:
+            for name, shape in expected.items():
+                tensors[name] = file.get_tensor(names[name]).reshape(shape)
     except SafetensorError as error:  # of a header that is stricter there than here
         raise BadCheckpoint(f"{path.name} cannot be read as safetensors; copy the file again.") from error
     for name, tensor in tensors.items():
         if tensor.is_floating_point():
             if not torch.isfinite(tensor).all():
-                raise BadCheckpoint(f"{path.name} holds NaN or infinite values in {name}; it cannot be used.")
+                raise BadCheckpoint(f"{path.name} holds NaN or infinite values in {names[name]}; it cannot be used.")
             tensors[name] = tensor.float()
     return tensors
+
+
+def _fits(found, expected):
+    # a linear layer and a convolution of one pixel hold the same
+    longest = max(len(found), len(expected))
+    found, expected = (shape + (1,) * (longest - len(shape)) for shape in (found, expected))
+    return found == expected
 
 
 def save(path, tensors, metadata=None):
@@ -125,9 +140,9 @@ def save(path, tensors, metadata=None):
 
 
 def name(path):
-    """What a model is called: the name of its file, or of its folder for a `model.safetensors`."""
+    """What a model is called: the name of its file, or of its folder where the file's says nothing."""
     path = Path(path).resolve()
-    return path.parent.name if path.stem == "model" else path.stem
+    return path.parent.name if path.stem in ("model", "diffusion_pytorch_model") else path.stem
 
 
 def sha256(path):

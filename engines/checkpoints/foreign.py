@@ -2,39 +2,60 @@
 
 import importlib.util
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
+from engines.checkpoints import autoencoders, files
 from engines.errors import BadCheckpoint
 
 UPSCALERS = "upscalers"  # the folder of what is left to spandrel, if nobody here knows it
 
 
-def completed(path, tensors, metadata):
-    """The `metadata` of a file, with `family` and `config` told from its `tensors` where it names no family itself.
+@dataclass(frozen=True)
+class Layout:
+    """What a file holds: a model of a `family` by its `config`.
 
-    What is not known but lies in a folder `UPSCALERS` is of the family "spandrel". Raises `BadCheckpoint` if that
-    is not installed.
+    `names` maps the tensors of ours to those in the file, and is None where they are called alike; what is `unused`
+    in the file has no part in the model.
     """
+
+    family: str | None
+    config: dict | None
+    names: dict | None = None
+    unused: tuple[str, ...] = ()
+
+
+def recognised(path):
+    """The `Layout` of a safetensors file and its metadata; the family is None for what nobody knows.
+
+    A file of ours says itself what it is. What is not known but lies in a folder `UPSCALERS` is of the family
+    "spandrel". Raises `BadCheckpoint` for a file that cannot be read, and if that is not installed.
+    """
+    tensors, metadata = files.read_header(path)
     if "family" in metadata:
-        return metadata
-    found = detect(tensors)
-    if found is None and Path(path).parent.name == UPSCALERS:
+        return Layout(metadata["family"], metadata.get("config")), metadata
+    layout = detect(tensors)
+    if layout.family is None and Path(path).parent.name == UPSCALERS:
         if importlib.util.find_spec("spandrel") is None:
             raise BadCheckpoint(
                 f"{Path(path).name} is of no kind known here; more are known to spandrel: "
                 "`.venv/bin/pip install spandrel`, then start the studio again."
             )
-        found = "spandrel", {}
-    return metadata | dict(zip(("family", "config"), found, strict=True)) if found else metadata
+        layout = Layout("spandrel", {})
+    return layout, metadata
 
 
 def detect(tensors):
-    """`(family, config)` of a file by its `tensors`, name to (dtype, shape), as `files.read_header` tells; or None."""
+    """The `Layout` of a file of another program by its `tensors`, name to (dtype, shape), as `read_header` tells."""
     shapes = {name: shape for name, (_, shape) in tensors.items()}
-    try:
-        return next(filter(None, (look(shapes) for look in (_rrdb, _srvgg))), None)
-    except (IndexError, ValueError, ZeroDivisionError):  # names as known, and shapes as never seen
-        return None
+    for look in (_rrdb, _srvgg, autoencoders.detect):
+        try:
+            found = look(shapes)
+        except (IndexError, KeyError, ValueError, ZeroDivisionError):  # names as known, and shapes as never seen
+            continue
+        if found:
+            return Layout(*found)
+    return Layout(None, None)
 
 
 def _rrdb(shapes):

@@ -101,8 +101,8 @@ def load(path, first_stage=None):
     autoencoder than the file names.
     """
     path = Path(path)
-    metadata = foreign.completed(path, *files.read_header(path))
-    family = metadata.get("family")
+    layout, metadata = foreign.recognised(path)
+    family = layout.family
     if family == spandrels.FAMILY:
         return _named(spandrels.load(path), path)
     if family not in FAMILIES:
@@ -115,12 +115,12 @@ def load(path, first_stage=None):
         with torch.device("meta"):
             shapes = {
                 name: value.shape
-                for name, value in own_weights(FAMILIES[family](metadata["config"], *parts)).items()
+                for name, value in own_weights(FAMILIES[family](layout.config, *parts)).items()
             }
     except (AtelierError, AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:
         raise BadCheckpoint(f"{path.name} describes a model that cannot be built; copy the file again.") from error
-    weights = files.load(path, shapes)
-    model = FAMILIES[family](metadata["config"], *parts)
+    weights = files.load(path, shapes, layout.names, layout.unused)
+    model = FAMILIES[family](layout.config, *parts)
     load_own_weights(model, weights)
     return _named(model, path)
 

@@ -1,0 +1,114 @@
+"""Autoencoders of other programs: found by what is in the file, loaded strictly, and equal to the peer's."""
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, VQModel
+from PIL import Image
+from safetensors.torch import save_file
+
+from engines import catalog
+from engines.checkpoints import models
+from engines.engine import Engine
+from engines.errors import BadCheckpoint
+from engines.requests import ReconstructRequest
+from engines.vqgan.autoencoder import AutoencoderConfig
+from tests.engines.vqgan.test_autoencoder import assert_same, peer_shape, pictures, published, spread_codes
+from tests.peers import randomise
+from tests.tiny import png
+
+# every group norm of 32, as published; widths, levels, attention and narrowing as they come
+SHAPES = {
+    "taming f16": AutoencoderConfig(
+        ch=32, ch_mult=(1, 1, 2, 2, 4), num_res_blocks=2, attention_levels=(4,), z_channels=8, embed_dim=8
+    ),
+    "latent-diffusion f4": AutoencoderConfig(
+        ch=32, ch_mult=(1, 2, 4), num_res_blocks=2, attention_levels=(), z_channels=3, embed_dim=3
+    ),
+    "latent-diffusion f8": AutoencoderConfig(
+        ch=32, ch_mult=(1, 2, 2, 4), num_res_blocks=2, attention_levels=(3,), z_channels=4, embed_dim=4
+    ),
+    "one block a level": AutoencoderConfig(
+        ch=64, ch_mult=(1, 2), num_res_blocks=1, attention_levels=(0, 1), z_channels=4, embed_dim=4
+    ),
+}
+
+
+def peer(kind, config, x):
+    if kind == "kl":
+        return randomise(AutoencoderKL(**peer_shape(config)))
+    net = randomise(VQModel(**peer_shape(config), num_vq_embeddings=40, vq_embed_dim=config.embed_dim))
+    spread_codes(net, net.encode(x).latents)
+    return net
+
+
+def written(path, state):
+    save_file({name: value.contiguous() for name, value in state.items()}, path)
+    return path
+
+
+LAYOUTS = {  # how programs write the same weights
+    "diffusers": lambda net, config: net.state_dict(),
+    "latent-diffusion": lambda net, config: published(net.state_dict(), config),
+    "with its training": lambda net, config: published(net.state_dict(), config)
+    | {"loss.discriminator.main.0.weight": torch.zeros(4, 3, 4, 4), "model_ema.decay": torch.zeros(())},
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("kind", ["vqgan", "kl"])
+def test_it_is_found_by_its_content_and_equals_the_peer(tmp_path, kind, config, layout):
+    x = pictures(config, 2, 32, 48)
+    theirs = peer(kind, config, x)
+    path = written(tmp_path / "as-it-came.safetensors", LAYOUTS[layout](theirs, config))
+    row = catalog.read(path)
+    assert (row.id, row.family, row.tasks) == ("as-it-came", kind, ("reconstruct",))
+    ours = models.load(path)
+    assert ours.config == config
+    if kind == "kl":
+        latents = theirs.encode(x).latent_dist.mode()
+    else:
+        latents = theirs.encode(x).latents
+        assert len(ours.quantize(latents).indices.unique()) > 10
+    assert_same(ours.encode(x), latents)
+    assert_same(ours.decode(latents), theirs.decode(latents).sample)
+
+
+@torch.no_grad()
+def test_older_names_of_attention_and_half_precision_are_read(tmp_path):
+    config = SHAPES["latent-diffusion f8"]
+    theirs = peer("kl", config, None)
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    state = {}
+    for name, value in theirs.half().state_dict().items():
+        for new, older in old.items():
+            name = name.replace(f".{new}.", f".{older}.")
+        state[name] = value
+    folder = tmp_path / "models" / "vae"
+    folder.mkdir(parents=True)
+    path = written(folder / "diffusion_pytorch_model.safetensors", state)
+    ours, x = models.load(path), pictures(config, 1, 32, 32)
+    assert ours.name == "vae" and {value.dtype for value in ours.state_dict().values()} == {torch.float32}
+    assert_same(ours.encode(x), theirs.float().encode(x).latent_dist.mode())
+    result = Engine(tmp_path, device="cpu").run(
+        ReconstructRequest(model="vae", image=png(Image.linear_gradient("L").convert("RGB").resize((64, 64))))
+    )
+    assert result.reconstruction.size == (64, 64) and result.indices is None
+
+
+@pytest.mark.parametrize("layout", ["diffusers", "latent-diffusion"])
+def test_what_is_missing_or_strange_is_named_as_the_file_calls_it(tmp_path, layout):
+    config = SHAPES["one block a level"]
+    state = LAYOUTS[layout](peer("kl", config, None), config)
+    lost = next(name for name in state if name.startswith("decoder.conv_out"))
+    path = written(tmp_path / "cut.safetensors", {name: value for name, value in state.items() if name != lost})
+    with pytest.raises(BadCheckpoint, match=f"{lost} is missing"):
+        models.load(path)
+    path = written(tmp_path / "more.safetensors", state | {"encoder.something": torch.zeros(3)})
+    with pytest.raises(BadCheckpoint, match="encoder.something is not part of the model"):
+        models.load(path)
+    wrong = next(name for name in state if name.endswith("conv2.weight"))
+    path = written(tmp_path / "odd.safetensors", state | {wrong: torch.zeros(64, 64, 1, 3)})
+    with pytest.raises(BadCheckpoint, match=f"{wrong} has shape"):
+        models.load(path)
