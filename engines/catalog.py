@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engines import classical
-from engines.checkpoints import files, foreign
+from engines.checkpoints import files, foreign, stable_diffusion
 from engines.errors import AtelierError, BadCheckpoint, BadRequest, unknown
 from engines.text.tokenizer import Tokenizer
 
@@ -17,6 +17,7 @@ TASKS = {
     "vqgan": ("reconstruct",),
     "kl": ("reconstruct",),
     "latent-diffusion": ("generate", "inpaint", "refine", "locate"),
+    "stable-diffusion": ("generate", "inpaint", "refine", "locate"),  # 1 and 2, as published
     "token-transformer": ("generate", "resample", "inpaint"),
     "upscaler": ("upscale",),
     "rrdb": ("upscale",),  # Real-ESRGAN's, as the artist has them
@@ -96,11 +97,16 @@ def read(path):
 
 
 def tokenizer(row):
-    """The tokenizer of ours that the model of a row reads words by; None for one that has none."""
+    """The tokenizer that the model of a row reads words by; None for one that has none.
+
+    Raises `BadCheckpoint` for one whose vocabulary is not here.
+    """
     if row.path is None or row.path.is_dir():
         return None
-    _, metadata = files.read_header(row.path)
-    config = metadata.get("config", {})
+    layout, _ = foreign.recognised(row.path)
+    if row.family == stable_diffusion.FAMILY:
+        return stable_diffusion.tokenizer(layout.config, row.path)
+    config = layout.config or {}
     if "tokenizer" not in config:
         return None
     return Tokenizer(config["tokenizer"], config["text"]["context_length"])

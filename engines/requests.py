@@ -69,6 +69,7 @@ MATCHES = {
 SUITED = {  # what suits each family of models that draw; the page offers it, and the cards measure by it
     "latent-diffusion": {"steps": 20, "cfg_scale": 4.0},
     "token-transformer": {"steps": 16, "cfg_scale": 3.0},
+    "stable-diffusion": {"steps": 25, "cfg_scale": 7.0},
     "diffusers": {"steps": 25, "cfg_scale": 7.0},
 }
 

@@ -58,8 +58,8 @@ def _ours(name, shapes):
 def _config(found):
     """The fields of an `AutoencoderConfig`."""
     ch, in_channels = found["encoder.conv_in.weight"][:2]
-    levels = _count(found, r"encoder\.down\.(\d+)\.block")
-    blocks = _count(found, r"encoder\.down\.0\.block\.(\d+)")
+    levels = count(found, r"encoder\.down\.(\d+)\.block")
+    blocks = count(found, r"encoder\.down\.0\.block\.(\d+)")
     widths = [found[f"encoder.down.{level}.block.{blocks - 1}.conv2.weight"][0] for level in range(levels)]
     attention = [level for level in range(levels) if f"encoder.down.{level}.attn.0.q.weight" in found]
     return {
@@ -74,5 +74,6 @@ def _config(found):
     }
 
 
-def _count(found, pattern):
+def count(found, pattern):
+    """How many numbers, from 0 on, the group of `pattern` takes among the names of `found`."""
     return 1 + max(int(match[1]) for match in map(re.compile(pattern).match, found) if match)

@@ -10,6 +10,7 @@ import math
 import os
 import struct
 from pathlib import Path
+from typing import NamedTuple
 
 from engines.errors import BadCheckpoint
 
@@ -18,6 +19,14 @@ MAX_HEADER = 100_000_000
 BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
 }  # fmt: skip
+
+
+class Rows(NamedTuple):
+    """Of the tensor `name` in a file, its rows from `part / parts` of them on to the next part."""
+
+    name: str
+    part: int = 0
+    parts: int = 1
 
 
 def read_header(path):
@@ -80,26 +89,26 @@ def load(path, expected, names=None, unused=()):
     """The tensors of a file as float32, which must be just the names and shapes of `expected`.
 
     `expected` maps names to shapes. In a file of another program they lie under the `names`, a dict from ours to its
-    own, beside what is `unused`; sides of 1 at the end of a shape do not count. Raises `BadCheckpoint` naming the
-    first three differences, before any tensor is read, or if a value is NaN or infinite.
+    own or to `Rows`, beside what is `unused`; sides of 1 at the end of a shape do not count there. Raises
+    `BadCheckpoint` naming the first three differences, before any tensor is read, or if a value is NaN or infinite.
     """
     import torch
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
     found, _ = read_header(path)
-    fits = _fits if names else tuple.__eq__
-    names = names or {name: name for name in expected}
-    ours = {theirs: name for name, theirs in names.items()}
-    problems = [f"{names.get(name, name)} is missing" for name in expected if names.get(name) not in found]
-    problems += [
-        f"{name} is not part of the model" for name in found if ours.get(name) not in expected and name not in unused
-    ]
-    problems += [
-        f"{name} has shape {list(found[name][1])} instead of {list(expected[ours[name]])}"
-        for name in found
-        if ours.get(name) in expected and not fits(found[name][1], tuple(expected[ours[name]]))
-    ]
+    whole = names is None
+    names = {name: name for name in expected} if whole else names
+    places = {name: Rows(place) if isinstance(place, str) else place for name, place in names.items()}
+    left_out, used = set(unused), {place.name for name, place in places.items() if name in expected}
+    problems = [f"{places.get(name, Rows(name)).name} is missing" for name in expected
+                if name not in places or places[name].name not in found]  # fmt: skip
+    problems += [f"{name} is not part of the model" for name in found if name not in used and name not in left_out]
+    for name, shape in expected.items():
+        if name in places and places[name].name in found:
+            there = found[places[name].name][1]
+            if not _fits(there, tuple(shape), places[name].parts, whole):
+                problems.append(f"{places[name].name} has shape {list(there)} instead of {list(shape)}")
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise BadCheckpoint(f"{path.name} does not fit its model: {'; '.join(problems[:3])}{more}.")
@@ -107,22 +116,29 @@ def load(path, expected, names=None, unused=()):
     try:
         with safe_open(path, "pt") as file:
             for name, shape in expected.items():
-                tensors[name] = file.get_tensor(names[name]).reshape(shape)
+                place = places[name]
+                tensor = file.get_tensor(place.name)
+                if place.parts > 1:
+                    tensor = tensor.chunk(place.parts)[place.part]
+                tensors[name] = tensor.reshape(shape)
     except SafetensorError as error:  # of a header that is stricter there than here
         raise BadCheckpoint(f"{path.name} cannot be read as safetensors; copy the file again.") from error
     for name, tensor in tensors.items():
         if tensor.is_floating_point():
             if not torch.isfinite(tensor).all():
-                raise BadCheckpoint(f"{path.name} holds NaN or infinite values in {names[name]}; it cannot be used.")
+                place = places[name].name
+                raise BadCheckpoint(f"{path.name} holds NaN or infinite values in {place}; it cannot be used.")
             tensors[name] = tensor.float()
     return tensors
 
 
-def _fits(found, expected):
+def _fits(found, expected, parts, exactly):
+    if exactly:
+        return found == expected
     # a linear layer and a convolution of one pixel hold the same
     longest = max(len(found), len(expected))
-    found, expected = (shape + (1,) * (longest - len(shape)) for shape in (found, expected))
-    return found == expected
+    found, expected = (list(shape) + [1] * (longest - len(shape)) for shape in (found, expected))
+    return found == [parts * expected[0], *expected[1:]]
 
 
 def save(path, tensors, metadata=None):

@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from engines.checkpoints import autoencoders, files
+from engines.checkpoints import autoencoders, files, stable_diffusion
 from engines.errors import BadCheckpoint
 
 UPSCALERS = "upscalers"  # the folder of what is left to spandrel, if nobody here knows it
@@ -15,8 +15,8 @@ UPSCALERS = "upscalers"  # the folder of what is left to spandrel, if nobody her
 class Layout:
     """What a file holds: a model of a `family` by its `config`.
 
-    `names` maps the tensors of ours to those in the file, and is None where they are called alike; what is `unused`
-    in the file has no part in the model.
+    `names` maps the tensors of ours to those in the file, or to `files.Rows` of them, and is None where they are
+    called alike; what is `unused` in the file has no part in the model.
     """
 
     family: str | None
@@ -48,7 +48,7 @@ def recognised(path):
 def detect(tensors):
     """The `Layout` of a file of another program by its `tensors`, name to (dtype, shape), as `read_header` tells."""
     shapes = {name: shape for name, (_, shape) in tensors.items()}
-    for look in (_rrdb, _srvgg, autoencoders.detect):
+    for look in (_rrdb, _srvgg, stable_diffusion.detect, autoencoders.detect):
         try:
             found = look(shapes)
         except (IndexError, KeyError, ValueError, ZeroDivisionError):  # names as known, and shapes as never seen

@@ -1,12 +1,13 @@
 """Models and their files: the family in the header says what to build, and the weights must fit it."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from engines import spandrels
-from engines.checkpoints import files, foreign
+from engines.checkpoints import files, foreign, stable_diffusion
 from engines.diffusion.latent import LatentDiffusion, LatentDiffusionConfig
 from engines.diffusion.unet import UNetConfig
 from engines.diffusion.upscaler import Upscaler, UpscalerConfig
@@ -54,7 +55,15 @@ def _token_transformer(config, first_stage):
     return TokenGenerator(shape, first_stage)
 
 
-ALONE = {"vqgan": _vqgan, "kl": _kl, "clip": _clip, "upscaler": _upscaler, "rrdb": _rrdb, "srvgg": _srvgg}
+def _stable_diffusion(config):
+    first_stage = _kl(config["first_stage"])
+    return _latent_diffusion({name: value for name, value in config.items() if name != "first_stage"}, first_stage)
+
+
+ALONE = {
+    "vqgan": _vqgan, "kl": _kl, "clip": _clip, "upscaler": _upscaler, "rrdb": _rrdb, "srvgg": _srvgg,
+    stable_diffusion.FAMILY: _stable_diffusion,
+}  # fmt: skip
 DRAWING = {"latent-diffusion": _latent_diffusion, "token-transformer": _token_transformer}  # by an autoencoder
 FAMILIES = ALONE | DRAWING
 
@@ -107,22 +116,36 @@ def load(path, first_stage=None):
         return _named(spandrels.load(path), path)
     if family not in FAMILIES:
         raise BadCheckpoint(f"{path.name} is no model of a known family; known are: {', '.join(FAMILIES)}.")
-    parts = ()
+    config, parts, weights_of = layout.config, (), own_weights
+    if family == stable_diffusion.FAMILY:  # its autoencoder is in the same file, and its vocabulary in none
+        config, weights_of = stable_diffusion.with_tokenizer(config, path), nn.Module.state_dict
     if family in DRAWING:
         _check_first_stage(path, metadata, first_stage)
         parts = (first_stage,)
     try:
         with torch.device("meta"):
-            shapes = {
-                name: value.shape
-                for name, value in own_weights(FAMILIES[family](layout.config, *parts)).items()
-            }
+            shapes = {name: value.shape for name, value in weights_of(FAMILIES[family](config, *parts)).items()}
     except (AtelierError, AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:
         raise BadCheckpoint(f"{path.name} describes a model that cannot be built; copy the file again.") from error
     weights = files.load(path, shapes, layout.names, layout.unused)
-    model = FAMILIES[family](layout.config, *parts)
-    load_own_weights(model, weights)
+    model = FAMILIES[family](config, *parts)
+    model.load_state_dict(model.state_dict() | weights)
+    if family == stable_diffusion.FAMILY and config["prediction"] == "v":
+        model.config = replace(model.config, **stable_diffusion.LOOKED_AT[_predicts_noise(model)])
     return _named(model, path)
+
+
+@torch.no_grad()
+def _predicts_noise(model, side=16):
+    """Whether the UNet gives back what it is given where there is nothing but noise.
+
+    One that predicts the noise does; one that predicts the velocity gives the picture there is not.
+    """
+    channels = model.config.unet.out_channels
+    x = torch.randn(1, channels, side, side, generator=torch.Generator().manual_seed(0))
+    words = model.words([""])
+    found = model.unet(x, torch.tensor([model.noise.levels - 1.0]), **words)
+    return torch.nn.functional.cosine_similarity(found.flatten(), x.flatten(), dim=0).item() > 0.5
 
 
 def _named(model, path):

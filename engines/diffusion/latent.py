@@ -8,11 +8,11 @@ from torch import nn
 
 from engines import blending
 from engines.diffusion.denoisers import DENOISERS
-from engines.diffusion.schedules import FlowNoise
+from engines.diffusion.schedules import DiscreteNoise, FlowNoise, alphas_cumprod, scaled_linear_betas
 from engines.diffusion.unet import UNet, UNetConfig
 from engines.errors import BadRequest, unknown
+from engines.text import tokenizer
 from engines.text.encoder import TextConfig, TextEncoder
-from engines.text.tokenizer import Tokenizer
 
 
 def _grey(pictures, hole):
@@ -75,8 +75,11 @@ class LatentDiffusion(nn.Module):
         self.first_stage = first_stage.requires_grad_(False).eval()
         self.unet = UNet(config.unet)
         self.text = TextEncoder(config.text)
-        self.tokenizer = Tokenizer(config.tokenizer, config.text.context_length)
-        self.noise = FlowNoise()
+        self.tokenizer = tokenizer.opened(config.tokenizer, config.text.context_length)
+        # flow has a noise of its own; the others have that of Stable Diffusion
+        with torch.device("cpu"):  # numbers, also where a net is built without memory
+            discrete = DiscreteNoise(alphas_cumprod(scaled_linear_betas()))
+        self.noise = FlowNoise() if config.prediction == "flow" else discrete
         self.register_buffer("latent_mean", torch.tensor(config.latent_mean).view(1, -1, 1, 1), persistent=False)
 
     @property

@@ -7,7 +7,7 @@ import unicodedata
 
 import numpy as np
 import tokenizers
-from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
 from engines.errors import BadCheckpoint, BadRequest
 
@@ -18,6 +18,7 @@ SMALLEST_VOCABULARY = 256 + len((START, END))
 # stands; Chinese has no spaces and carries none. Digits stand alone, punctuation and emoji apart.
 SPACE_BEFORE_CHINESE = Regex(r"\A (?=\p{Han})")
 PIECES = Regex(r"\p{Han}+| ?[[\p{L}\p{M}]&&\P{Han}]+| ?\p{N}| ?[^\s\p{L}\p{M}\p{N}]+|\s")
+CLIP_PIECES = Regex(r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+")
 
 
 def normalise(text):
@@ -37,6 +38,8 @@ class Tokenizer:
     `context_length`, as CLIP pads. Raises `BadCheckpoint` for a text that is no tokenizer of ours.
     """
 
+    start, end = START, END
+
     def __init__(self, json_text, context_length):
         try:
             self._bpe = tokenizers.Tokenizer.from_str(json_text)
@@ -44,10 +47,10 @@ class Tokenizer:
             raise BadCheckpoint("The tokenizer in a model file is damaged; fetch it again.") from error
         self.context_length = context_length
         self.vocab_size = self._bpe.get_vocab_size()
-        self.start_token = self._bpe.token_to_id(START)
-        self.end_token = self._bpe.token_to_id(END)
+        self.start_token = self._bpe.token_to_id(self.start)
+        self.end_token = self.padding = self._bpe.token_to_id(self.end)
         if self.start_token is None or self.end_token is None:
-            raise BadCheckpoint(f"The tokenizer in a model file lacks {START} or {END}; choose another.")
+            raise BadCheckpoint(f"The tokenizer in a model file lacks {self.start} or {self.end}; choose another.")
         if context_length < 3:
             raise BadRequest(f"context_length is {context_length}; it must be at least 3, for start and end.")
         # Somebody who types "<|end|>" means these seven characters. The library does not save this setting.
@@ -83,9 +86,9 @@ class Tokenizer:
 
         A text may be pieces `(words, weight)` as `prompt.weighted` gives them.
         """
-        ids = np.full((len(texts), self.context_length), self.end_token, dtype=np.int64)
+        ids = np.full((len(texts), self.context_length), self.padding, dtype=np.int64)
         for row, text in zip(ids, texts, strict=True):
-            tokens = [self.start_token, *self._tokens(text)][: self.context_length - 1]
+            tokens = [*[self.start_token, *self._tokens(text)][: self.context_length - 1], self.end_token]
             row[: len(tokens)] = tokens
         return ids
 
@@ -121,3 +124,52 @@ class Tokenizer:
                 normal = normal.removeprefix(" ")
             yield self._bpe.encode(normal, add_special_tokens=False).ids, weight
             before = words
+
+
+class CLIPTokenizer(Tokenizer):
+    """CLIP's own: lower case, words that end in `</w>`, and no word that knows of those around it.
+
+    After the end comes the end again, as OpenAI's CLIP was trained, or what the JSON says, as for OpenCLIP.
+    """
+
+    start, end = "<|startoftext|>", "<|endoftext|>"
+
+    def __init__(self, json_text, context_length):
+        super().__init__(json_text, context_length)
+        if self._bpe.padding:
+            self.padding = self._bpe.padding["pad_id"]
+
+    @classmethod
+    def from_files(cls, vocabulary, merges, context_length=77, padding=None):
+        """The tokenizer of the files `vocab.json` and `merges.txt`; `padding` is the id after the end.
+
+        Raises `BadCheckpoint` if they are damaged.
+        """
+        try:
+            model = models.BPE.from_file(str(vocabulary), str(merges), end_of_word_suffix="</w>", unk_token=cls.end)
+        except Exception as error:  # the library raises nothing narrower
+            raise BadCheckpoint(f"{vocabulary} and its merges cannot be read; copy them again.") from error
+        bpe = tokenizers.Tokenizer(model)
+        bpe.normalizer = normalizers.Sequence([
+            normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase(),
+        ])
+        bpe.pre_tokenizer = pre_tokenizers.Sequence([
+            pre_tokenizers.Split(CLIP_PIECES, "removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ])
+        bpe.decoder = decoders.ByteLevel()
+        if padding is not None:
+            bpe.enable_padding(pad_id=padding, pad_token=bpe.id_to_token(padding))
+        return cls(bpe.to_str(), context_length)
+
+    def _pieces(self, text):
+        pieces = [(text, 1.0)] if isinstance(text, str) else text
+        for words, weight in pieces:
+            readable = words.encode("utf-8", errors="replace").decode("utf-8")
+            yield self._bpe.encode(readable, add_special_tokens=False).ids, weight
+
+
+def opened(json_text, context_length):
+    """The tokenizer that wrote `json_text`: ours, or CLIP's."""
+    kind = CLIPTokenizer if CLIPTokenizer.start in json_text else Tokenizer
+    return kind(json_text, context_length)

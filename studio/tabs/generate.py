@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import gradio as gr
 
 from engines.catalog import catalog, tokenizer
-from engines.errors import BadRequest
+from engines.errors import BadCheckpoint, BadRequest
 from engines.requests import SUITED, Drawn, GenerateRequest, RefineRequest, choose
 from engines.text.prompt import readings
 from studio import gallery, images, wildcards
@@ -393,7 +393,10 @@ def filled(studio, parts, record, request):
 def foreseen(studio, given, request):
     """What is known of a picture before it is drawn, as a line of HTML: tokens of the prompt, time and memory."""
     row = catalog(studio.home).get(given["model"])
-    reader = row and tokenizer(row)
+    try:
+        reader = row and tokenizer(row)
+    except BadCheckpoint as error:  # of a vocabulary that is not here
+        return f'<div class="status forecast over">{html.escape(str(error))}</div>'
     if reader is None:
         return ""
     text = given["prompt"].strip()

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import pre_tokenizers
+from transformers import CLIPTokenizer as Peer
 
 from engines.errors import BadCheckpoint, BadRequest
-from engines.text.tokenizer import Tokenizer, normalise
+from engines.text.tokenizer import CLIPTokenizer, Tokenizer, normalise, opened
 
 CAPTIONS = [
     f"{what}, {style}, on a {colour} background"
@@ -126,3 +128,24 @@ def test_a_tokenizer_of_another_model_is_refused(tokenizer):
     foreign = json.dumps(json.loads(tokenizer.to_json())).replace("<|end|>", "</s>")
     with pytest.raises(BadCheckpoint, match="lacks"):
         Tokenizer(foreign, 32)
+
+
+def test_clips_own_tokenizer_is_the_peers(tmp_path):
+    alphabet = [chr(code) for code in sorted(map(ord, pre_tokenizers.ByteLevel.alphabet()))]
+    merges = ["r e", "re d</w>", "f o", "fo x</w>", "' s</w>", "c a", "ca f"]
+    made = ["".join(merge.split()) for merge in merges]
+    words = [*alphabet, *(letter + "</w>" for letter in alphabet), *made, "<|startoftext|>", "<|endoftext|>"]
+    (tmp_path / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
+    (tmp_path / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]))
+    files = tmp_path / "vocab.json", tmp_path / "merges.txt"
+    texts = ["a Red  FOX's café", "don't 3d, 12 (x)", "", "红色 ☕ naïve\t\n", "red" * 40, "x_y<|endoftext"]
+    for padding, more in ((None, {}), (0, {"pad_token": words[0]})):
+        ours = CLIPTokenizer.from_files(*files, context_length=24, padding=padding)
+        theirs = Peer(*map(str, files), model_max_length=24, **more)
+        expected = theirs(texts, padding="max_length", truncation=True, return_tensors="np").input_ids
+        np.testing.assert_array_equal(ours.encode(texts), expected)
+        again = opened(ours.to_json(), 24)
+        assert isinstance(again, CLIPTokenizer)
+        np.testing.assert_array_equal(again.encode(texts), expected)
+    with pytest.raises(BadCheckpoint, match="cannot be read"):
+        CLIPTokenizer.from_files(tmp_path / "vocab.json", tmp_path / "none.txt")
