@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from engines import catalog, requests
+from engines.checkpoints import pickles
 from engines.errors import AtelierError, BadRequest, Cancelled
 from engines.pictures import SUFFIXES
 from studio import comparison, images
@@ -139,6 +140,10 @@ def _parser():
         _add_control(compare, requests.GenerateRequest, name)
 
     command("models", _models, "What is in the catalog.")
+
+    convert = command("convert", _convert, "An old checkpoint, a pickle, to safetensors; nothing that it holds is run.")
+    convert.add_argument("checkpoint", type=Path, help="a file of torch: .ckpt, .pt, .pth or .bin")
+    convert.add_argument("--out", type=Path, help="the .safetensors file to write; without, beside the other")
 
     train = command("train", _train, "Train a model on a folder of pictures.")
     train.add_argument("kind", choices=("vqgan", "text", "tokens", "diffusion", "upscaler"), help="what to train")
@@ -384,6 +389,20 @@ def _models(arguments):
         size = f"{row['bytes'] / 1e6:.1f} MB"
         _say(f"{row['id']:24} {row['family']:18} {', '.join(row['tasks']):18} {size:>9}  {row['licence']}")
     return {"models": rows}
+
+
+def _convert(arguments):
+    source = arguments.checkpoint
+    target = arguments.out or source.with_suffix(".safetensors")
+    report = pickles.convert(source, target)
+    try:
+        family = catalog.read(target).family
+    except AtelierError as error:  # tensors all the same
+        family = None
+        _say(str(error))
+    left_out = f"; left out: {', '.join(report['left_out'])}" if report["left_out"] else ""
+    _say(f"{target}: {report['tensors']} tensors, {report['bytes'] / 1e6:.1f} MB{left_out}")
+    return {"path": str(target), "family": family} | report
 
 
 def _train(arguments):

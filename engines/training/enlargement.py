@@ -17,7 +17,7 @@ from engines.training.wear import worn
 
 SIDE = 256  # pixels of the large pictures, which are cut from the middle
 PICTURES = 24  # of each set, evenly taken
-SHOWN = 3  # of each set, scale and wear on the sheet
+SHOWN = 2  # of each set, scale and wear on the sheet
 SCALES = (2, 4)
 WEAR = {"clean": 0.0, "worn": 0.5}
 SETTINGS = {"faithful": {"detail": 0.0}, "with detail": {"detail": 0.5}}
@@ -60,7 +60,7 @@ def measure(model, examples, out, say=print):
                     for who, values in measured.items()
                 }
         if sheet:
-            pictures.grid(sheet, len(SETTINGS) + 3).save(out / f"enlarged-{name}.webp", quality=90)
+            pictures.grid(sheet, len(SETTINGS) + 3).save(out / f"enlarged-{name}.webp", quality=75)
     return figures
 
 

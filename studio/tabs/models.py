@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import gradio as gr
 
 from engines.catalog import catalog
-from engines.errors import BadRequest
+from engines.checkpoints import pickles
+from engines.errors import AtelierError, BadRequest
 from engines.requests import EngineRequest
 from studio.tabs.common import guard, model_choices, temporary
 from studio.texts import say, t
@@ -30,12 +31,17 @@ def draw(studio):
                 load = gr.Button(t("models.load"), size="sm", elem_id="models-load")
                 unload = gr.Button(t("models.unload"), size="sm", elem_id="models-unload")
                 rescan = gr.Button(t("models.rescan"), size="sm", elem_id="models-rescan")
+            convert = gr.Button(t("models.convert"), size="sm", visible=False, elem_id="models-convert")
+            converted = gr.HTML(elem_id="models-converted", elem_classes="line")
             gr.Markdown(t("models.help"), elem_classes="hint")
             held = gr.HTML(elem_id="models-held")
         with gr.Column(elem_classes=["result", "always"]):
             facts = gr.HTML(elem_id="models-facts")
             card = gr.Markdown(elem_id="models-card")
-    return SimpleNamespace(model=model, load=load, unload=unload, rescan=rescan, held=held, facts=facts, card=card)
+    return SimpleNamespace(
+        model=model, load=load, unload=unload, rescan=rescan, convert=convert, converted=converted,
+        held=held, facts=facts, card=card,
+    )  # fmt: skip
 
 
 def wire(studio, parts, parts_of, tabs, demo):
@@ -77,15 +83,34 @@ def wire(studio, parts, parts_of, tabs, demo):
             able = model_choices(row for row in rows if task in row.tasks)
             for component in components:
                 update[component] = type(component)(choices=able)
-        return update
+        return update | old()
+
+    def old():
+        return {parts.convert: gr.Button(visible=bool(pickles.waiting(studio.home / "models")))}
+
+    def convert(chosen, request: gr.Request):
+        lines = []
+
+        def told(key, **values):
+            return f'<div class="status">{html.escape(say(request, key, **values))}</div>'
+
+        for source, target in pickles.waiting(studio.home / "models"):
+            yield {parts.converted: "".join([*lines, told("models.converting", name=source.name)])}
+            try:
+                report = pickles.convert(source, target)
+                lines.append(told("models.converted", name=target.name, count=report["tensors"]))
+            except AtelierError as error:
+                lines.append(f'<div class="status failed">{html.escape(str(error))}</div>')
+        yield rescan(chosen) | {parts.converted: "".join(lines)}
 
     parts.model.change(guard(look), parts.model, shown, **quiet)
     parts.tab.select(guard(look), parts.model, shown, **quiet).success(act("status"), parts.model, parts.held, **quiet)
     for name in ("load", "unload"):
         getattr(parts, name).click(act(name), parts.model, parts.held, **quiet)
-    parts.rescan.click(
-        guard(rescan), parts.model, [parts.model, *(part for row in offered.values() for part in row)], **quiet
-    )
+    parts.tab.select(guard(old), None, parts.convert, **quiet)
+    scanned = [parts.model, parts.convert, *(part for row in offered.values() for part in row)]
+    parts.rescan.click(guard(rescan), parts.model, scanned, **quiet)
+    parts.convert.click(guard(convert), parts.model, [parts.converted, *scanned], **quiet)
 
 
 def _alone(row):

@@ -12,8 +12,10 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import torch
 from playwright.sync_api import sync_playwright
 
+from engines.esrgan import SRVGGConfig, SRVGGNet
 from tests import tiny
 from tests.browser.artist import PATIENCE, Artist
 
@@ -85,6 +87,8 @@ def address(tmp_path_factory):
     tiny.save(home / "models" / "my-tokens.safetensors", tiny.token_generator())
     tiny.save(home / "models" / "lonely.safetensors", tiny.vqgan(1))
     tiny.save(home / "models" / "my-upscaler.safetensors", tiny.upscaler())
+    torch.save({"params_ema": SRVGGNet(SRVGGConfig(ch=8, blocks=2, scale=2)).state_dict()}, home / "models" / "old.pth")
+    (home / "models" / "no.ckpt").write_text("no file of torch")
     with running(home) as url:
         yield url
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from engines.checkpoints import models
@@ -217,6 +218,15 @@ def test_compare_upscalers(capsys, home, tmp_path):
     code, found, _ = run(capsys, home, *words, "--out", str(tmp_path))
     assert code == 0 and [row["model"] for row in found["pictures"]] == ["larger", "lanczos"]
     assert [Image.open(row["path"]).size for row in found["pictures"]] == [(100, 120)] * 2
+
+
+def test_convert_makes_a_model_of_an_old_file(capsys, home, tmp_path):
+    torch.save({"state_dict": tiny.upscaler().state_dict(), "epoch": 1}, tmp_path / "old.ckpt")
+    code, found, err = run(capsys, home, "convert", str(tmp_path / "old.ckpt"))
+    assert code == 0 and found["path"] == str(tmp_path / "old.safetensors") and found["within"] == "state_dict"
+    assert found["family"] is None and "no model of a known family" in err  # ours say what they are
+    code, _, err = run(capsys, home, "convert", str(tmp_path / "none.ckpt"))
+    assert code == 1 and "cannot be opened" in err
 
 
 def test_login(capsys, home, monkeypatch):
