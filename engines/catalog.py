@@ -3,6 +3,7 @@
 Only headers of files are read, so that the table needs no torch and no memory for weights.
 """
 
+import dataclasses
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ TASKS = {
     "classical-inpainting": ("inpaint",),  # of OpenCV: there is no file
     "classical-upscaling": ("upscale",),
 }
+
+OURS = "-ours"  # after the name of a pipeline of diffusers: the same weights by our engine
 
 log = logging.getLogger(__name__)
 
@@ -57,14 +60,15 @@ def catalog(home=None):
     rows = {}
     for path in paths:
         try:
-            row = read(path)
+            found = [read(path), *_ours(path)]
         except AtelierError as error:
             log.warning("%s is not in the catalog: %s", path, error)
             continue
-        if row.id in rows:
-            log.warning("%s is not in the catalog: the name %s is taken by %s.", path, row.id, rows[row.id].path)
-            continue
-        rows[row.id] = row
+        for row in found:
+            if row.id in rows:
+                log.warning("%s is not in the catalog: the name %s is taken by %s.", path, row.id, rows[row.id].path)
+                continue
+            rows[row.id] = row
     for name, method in classical.METHODS.items():
         about = {"about": method.about}
         row = Model(name, method.family, TASKS[method.family], None, 0, "Apache-2.0 (OpenCV)", about)
@@ -96,13 +100,27 @@ def read(path):
     )
 
 
+def _ours(path):
+    """A pipeline of diffusers that our own engine can run, too, as a row of its own beside that of diffusers."""
+    try:
+        if not path.is_dir() or not stable_diffusion.in_folder(path):
+            return []
+    except AtelierError as error:
+        log.warning("%s is run by diffusers alone: %s", path, error)
+        return []
+    row, family = read(path), stable_diffusion.FAMILY
+    return [dataclasses.replace(row, id=f"{row.id}{OURS}", family=family, tasks=TASKS[family])]
+
+
 def tokenizer(row):
     """The tokenizer that the model of a row reads words by; None for one that has none.
 
     Raises `BadCheckpoint` for one whose vocabulary is not here.
     """
-    if row.path is None or row.path.is_dir():
+    if row.path is None or row.family == "diffusers":
         return None
+    if row.path.is_dir():
+        return stable_diffusion.tokenizer(stable_diffusion.in_folder(row.path)[0], row.path)
     layout, _ = foreign.recognised(row.path)
     if row.family == stable_diffusion.FAMILY:
         return stable_diffusion.tokenizer(layout.config, row.path)

@@ -96,11 +96,12 @@ class Engine:
         key = self._key(row)
         if key not in self._loaded:
             first_stage = self.load(catalog.first_stage(row, self.home)) if row.first_stage else None
-            if row.path.is_dir():
+            if row.family == pipelines.FAMILY:
                 model = pipelines.load(row.path)
-                model.name, model.sha256 = row.id, files.sha256(row.path)
+                model.sha256 = files.sha256(row.path)
             else:
                 model = models.load(row.path, first_stage)
+            model.name = row.id
             self._loaded[key] = model.to(self.device)
         self._loaded.move_to_end(key)
         while len(self._loaded) > 1 and self._held() > self.budget:
@@ -109,7 +110,7 @@ class Engine:
 
     @staticmethod
     def _key(row):
-        return row.path, row.path.stat().st_mtime_ns
+        return row.family, row.path, row.path.stat().st_mtime_ns
 
     def _held(self):
         # bytes of the loaded models; an autoencoder that several draw with is there once

@@ -103,13 +103,16 @@ def _describe(model):
 def load(path, first_stage=None):
     """The model in a file, in float32, ready to be used, with the `name` and the `sha256` of its file.
 
-    `first_stage` is the autoencoder that a model draws with, loaded from the file that it names. Nets are
-    built without memory until the file fits.
+    Of a folder of diffusers that holds Stable Diffusion 1 or 2, it is that by our own nets. `first_stage` is the
+    autoencoder that a model draws with, loaded from the file that it names. Nets are built without memory until the
+    file fits.
 
     Raises `BadCheckpoint` for a file of no known family, for one whose weights do not fit, and for another
     autoencoder than the file names.
     """
     path = Path(path)
+    if path.is_dir():
+        return _in_folder(path)
     layout, metadata = foreign.recognised(path)
     family = layout.family
     if family == spandrels.FAMILY:
@@ -122,17 +125,38 @@ def load(path, first_stage=None):
     if family in DRAWING:
         _check_first_stage(path, metadata, first_stage)
         parts = (first_stage,)
-    try:
-        with torch.device("meta"):
-            shapes = {name: value.shape for name, value in weights_of(FAMILIES[family](config, *parts)).items()}
-    except (AtelierError, AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:
-        raise BadCheckpoint(f"{path.name} describes a model that cannot be built; copy the file again.") from error
+    shapes = _shapes(path, lambda: weights_of(FAMILIES[family](config, *parts)))
     weights = files.load(path, shapes, layout.names, layout.unused)
     model = FAMILIES[family](config, *parts)
     model.load_state_dict(model.state_dict() | weights)
     if family == stable_diffusion.FAMILY and config["prediction"] == "v":
         model.config = replace(model.config, **stable_diffusion.LOOKED_AT[_predicts_noise(model)])
     return _named(model, path)
+
+
+def _in_folder(folder):
+    found = stable_diffusion.in_folder(folder)
+    if found is None:
+        raise BadCheckpoint(f"{folder.name} is no Stable Diffusion 1 or 2; diffusers itself may run it.")
+    config, parts = found
+    config, weights = stable_diffusion.with_tokenizer(config, folder), {}
+    shapes = _shapes(folder, lambda: _stable_diffusion(config).state_dict())
+    for path, names, unused in parts:
+        prefix = next(iter(names)).partition(".")[0] + "."
+        own = {name: shape for name, shape in shapes.items() if name.startswith(prefix)}
+        weights |= files.load(path, own, names, unused)
+    model = _stable_diffusion(config)
+    model.load_state_dict(weights)
+    return _named(model, folder)
+
+
+def _shapes(path, state):
+    # of what `state()` gives, the net of a file built without memory
+    try:
+        with torch.device("meta"):
+            return {name: value.shape for name, value in state().items()}
+    except (AtelierError, AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:
+        raise BadCheckpoint(f"{path.name} describes a model that cannot be built; copy the file again.") from error
 
 
 @torch.no_grad()

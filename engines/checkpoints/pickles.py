@@ -2,8 +2,6 @@
 
 A pickle is a program. torch reads those of tensors without running any other (`weights_only`); that process has no
 network, starts nothing, writes one file, and may take so much memory and no more.
-
-    python -m engines.checkpoints.pickles SOURCE TARGET
 """
 
 import json
@@ -32,12 +30,13 @@ def convert(source, target):
     if not source.is_file():
         raise BadCheckpoint(f"{source.name} cannot be opened; check that the file is there and readable.")
     partly = target.with_name(target.name + ".part")
-    words = [sys.executable, "-m", "engines.checkpoints.pickles", str(source.resolve()), str(partly.resolve())]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        paths = json.dumps([str(source.resolve()), str(partly.resolve())])
         done = subprocess.run(
-            words, capture_output=True, text=True, timeout=SECONDS, cwd=Path(__file__).parents[2], check=False
-        )
+            [sys.executable, "-m", "engines.checkpoints.pickles"], input=paths, capture_output=True, text=True,
+            timeout=SECONDS, cwd=Path(__file__).parents[2], check=False,
+        )  # fmt: skip
         report = json.loads(done.stdout.splitlines()[-1]) if done.stdout.strip() else {}
         if done.returncode or "tensors" not in report:
             why = report.get("refused", "reading it ended the process, perhaps for want of memory")
@@ -133,4 +132,4 @@ FORBIDDEN = (
 
 
 if __name__ == "__main__":
-    print(json.dumps(_main(*sys.argv[1:])))
+    print(json.dumps(_main(*json.load(sys.stdin))))

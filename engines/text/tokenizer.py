@@ -3,7 +3,9 @@
 Every text has tokens, whatever its script, since single bytes are in the vocabulary.
 """
 
+import json
 import unicodedata
+from pathlib import Path
 
 import numpy as np
 import tokenizers
@@ -140,15 +142,22 @@ class CLIPTokenizer(Tokenizer):
             self.padding = self._bpe.padding["pad_id"]
 
     @classmethod
-    def from_files(cls, vocabulary, merges, context_length=77, padding=None):
-        """The tokenizer of the files `vocab.json` and `merges.txt`; `padding` is the id after the end.
+    def from_folder(cls, folder, context_length=77, padding=None):
+        """The tokenizer of `vocab.json` and `merges.txt`, or of `tokenizer.json`; `padding` is the id after the end.
 
         Raises `BadCheckpoint` if they are damaged.
         """
+        folder = Path(folder)
         try:
-            model = models.BPE.from_file(str(vocabulary), str(merges), end_of_word_suffix="</w>", unk_token=cls.end)
+            if (folder / "vocab.json").exists():
+                vocabulary, merges = models.BPE.read_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
+            else:
+                read = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+                vocabulary = read["vocab"]
+                merges = [tuple(pair.split(" ") if isinstance(pair, str) else pair) for pair in read["merges"]]
+            model = models.BPE(vocabulary, merges, end_of_word_suffix="</w>", unk_token=cls.end)
         except Exception as error:  # the library raises nothing narrower
-            raise BadCheckpoint(f"{vocabulary} and its merges cannot be read; copy them again.") from error
+            raise BadCheckpoint(f"The vocabulary in {folder} cannot be read; copy it again.") from error
         bpe = tokenizers.Tokenizer(model)
         bpe.normalizer = normalizers.Sequence([
             normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase(),

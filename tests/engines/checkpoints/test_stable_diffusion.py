@@ -215,6 +215,41 @@ def test_twenty_steps_are_those_of_the_peers_pipeline(made, ours, sampler, monke
     near(found[-1], expected, 1e-3)
 
 
+@torch.no_grad()
+def test_a_folder_of_the_peer_is_run_by_both_engines_alike(made, ours, tmp_path):
+    parts, _ = made
+    if ours.inpaints:
+        pytest.skip("the pipeline for words takes no mask")
+    prediction = "v_prediction" if parts.second else "epsilon"
+    scheduler = EulerDiscreteScheduler(**BETAS, timestep_spacing="linspace", prediction_type=prediction)
+    StableDiffusionPipeline(
+        vae=parts.vae, text_encoder=parts.text, tokenizer=parts.tokenizer, unet=parts.unet, scheduler=scheduler,
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    ).save_pretrained(tmp_path / "models" / "peer")  # fmt: skip
+    rows = catalog.catalog(tmp_path)
+    assert (rows["peer"].family, rows["peer-ours"].family) == ("diffusers", "stable-diffusion")
+    assert rows["peer-ours"].tasks == ("generate", "inpaint", "refine", "locate")
+    assert catalog.tokenizer(rows["peer-ours"]).count("red fox") == 4
+    model = models.load(tmp_path / "models" / "peer")
+    assert model.config.prediction == ("v" if parts.second else "eps")
+    assert model.config.unet == ours.config.unet
+    state, same = model.state_dict(), ours.state_dict()
+    assert all(torch.equal(state[name], same[name]) for name in state)
+    # the hidden states are those after the last layer that is in the folder
+    near(model.words(["red fox"])["context"], parts.text(
+        torch.from_numpy(model.tokenizer.encode(["red fox"]))
+    ).last_hidden_state)  # fmt: skip
+    engine, drawn = Engine(tmp_path, "cpu"), {}
+    for name in ("peer", "peer-ours"):
+        request = GenerateRequest(
+            model=name, prompt="red fox", steps=4, width=64, height=64, cfg_scale=3.0, sampler="euler", seed=3
+        )
+        drawn[name] = np.asarray(engine.run(request).pictures[0].image).astype(int)
+    assert drawn["peer"].std() > 10 and np.abs(drawn["peer"] - drawn["peer-ours"]).max() <= 1
+    (tmp_path / "models" / "peer" / "vae" / "config.json").write_text("[]")
+    assert "peer-ours" not in catalog.catalog(tmp_path)
+
+
 def test_what_a_net_of_version_2_predicts_is_looked_at(tokenizer_files, tmp_path):
     parts = Parts(2, 4, tokenizer_files)
     (tmp_path / "tokenizer").symlink_to(tokenizer_files)

@@ -140,12 +140,18 @@ def test_clips_own_tokenizer_is_the_peers(tmp_path):
     files = tmp_path / "vocab.json", tmp_path / "merges.txt"
     texts = ["a Red  FOX's café", "don't 3d, 12 (x)", "", "红色 ☕ naïve\t\n", "red" * 40, "x_y<|endoftext"]
     for padding, more in ((None, {}), (0, {"pad_token": words[0]})):
-        ours = CLIPTokenizer.from_files(*files, context_length=24, padding=padding)
+        ours = CLIPTokenizer.from_folder(tmp_path, context_length=24, padding=padding)
         theirs = Peer(*map(str, files), model_max_length=24, **more)
         expected = theirs(texts, padding="max_length", truncation=True, return_tensors="np").input_ids
         np.testing.assert_array_equal(ours.encode(texts), expected)
         again = opened(ours.to_json(), 24)
         assert isinstance(again, CLIPTokenizer)
         np.testing.assert_array_equal(again.encode(texts), expected)
-    with pytest.raises(BadCheckpoint, match="cannot be read"):
-        CLIPTokenizer.from_files(tmp_path / "vocab.json", tmp_path / "none.txt")
+        theirs.save_pretrained(tmp_path / "one")  # as one file
+        assert not (tmp_path / "one" / "vocab.json").exists()
+        once = CLIPTokenizer.from_folder(tmp_path / "one", context_length=24, padding=padding)
+        np.testing.assert_array_equal(once.encode(texts), expected)
+    (tmp_path / "merges.txt").unlink()
+    for folder in (tmp_path, tmp_path / "none"):
+        with pytest.raises(BadCheckpoint, match="cannot be read"):
+            CLIPTokenizer.from_folder(folder)
