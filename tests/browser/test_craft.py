@@ -162,7 +162,7 @@ def test_a_script_is_told_what_is_wrong(client):
 
 def test_endpoints_are_named_typed_and_documented(client):
     told = client.view_api(return_format="dict")["named_endpoints"]
-    assert set(told) == {"/generate", "/inpaint", "/adjust", "/upscale", "/reconstruct", "/models"}
+    assert set(told) == {"/generate", "/inpaint", "/adjust", "/upscale", "/refine", "/reconstruct", "/models"}
     parameters = {row["parameter_name"]: row for row in told["/generate"]["parameters"]}
     assert parameters["steps"]["python_type"]["type"] == "int" and parameters["steps"]["parameter_default"] == 20
     assert "which generator draws" in told["/generate"]["description"]
