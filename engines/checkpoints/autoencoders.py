@@ -34,7 +34,11 @@ def detect(shapes):
 
     The layers of what is found need not be complete, nor all of them known: loading tells.
     """
-    names = {_ours(name, shapes): name for name in shapes}
+    if "encoder.conv_in.weight" not in shapes:
+        return None
+    # diffusers counts the levels of the decoder from the deepest
+    levels = len({name.split(".")[2] for name in shapes if name.startswith("decoder.up_blocks.")})
+    names = {_ours(name, levels): name for name in shapes}
     if not {"encoder.conv_in.weight", "decoder.conv_in.weight", "post_quant_conv.weight"} <= set(names):
         return None
     found = {name: shapes[theirs] for name, theirs in names.items()}
@@ -46,12 +50,10 @@ def detect(shapes):
     return "kl", {"autoencoder": config}, names, unused
 
 
-def _ours(name, shapes):
-    """What we call a tensor that a file calls `name`."""
+def _ours(name, levels):
+    """What we call a tensor that a file calls `name`, whose decoder has so many `levels`."""
     for theirs, ours in RENAMED:
         name = re.sub(theirs, ours, name)
-    # diffusers counts the levels of the decoder from the deepest
-    levels = len({name.split(".")[2] for name in shapes if name.startswith("decoder.up_blocks.")})
     return re.sub(r"\bup_blocks\.(\d+)\b", lambda match: f"up.{levels - 1 - int(match[1])}", name)
 
 

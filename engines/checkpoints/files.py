@@ -45,7 +45,7 @@ def read_header(path):
                 raise BadCheckpoint(f"{path.name} is no safetensors file, or it was cut; copy it again.")
             header = json.loads(stream.read(length), object_pairs_hook=_no_duplicates)
     except OSError as error:
-        raise BadCheckpoint(f"{path.name} cannot be opened; check that the file is there and readable.") from error
+        raise cannot_be_opened(path) from error
     except (ValueError, RecursionError) as error:
         raise BadCheckpoint(f"{path.name} has a damaged header; copy the file again.") from error
     tensors, end = {}, 0
@@ -73,6 +73,11 @@ def read_header(path):
     if 8 + length + end != size:
         raise BadCheckpoint(f"{path.name} was cut: {size} bytes where {8 + length + end} are declared; copy it again.")
     return tensors, metadata
+
+
+def cannot_be_opened(path):
+    """What is raised for a file that the system does not give."""
+    return BadCheckpoint(f"{Path(path).name} cannot be opened; check that the file is there and readable.")
 
 
 def _names_a_file(name, sha256):

@@ -1,5 +1,6 @@
 """Files of other programs, recognised by the names and shapes of their tensors, never by the name of the file."""
 
+import functools
 import importlib.util
 import math
 from dataclasses import dataclass
@@ -31,18 +32,29 @@ def recognised(path):
     A file of ours says itself what it is. What is not known but lies in a folder `UPSCALERS` is of the family
     "spandrel". Raises `BadCheckpoint` for a file that cannot be read, and if that is not installed.
     """
-    tensors, metadata = files.read_header(path)
-    if "family" in metadata:
-        return Layout(metadata["family"], metadata.get("config")), metadata
-    layout = detect(tensors)
-    if layout.family is None and Path(path).parent.name == UPSCALERS:
+    path = Path(path)
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise files.cannot_be_opened(path) from error
+    layout, metadata = _recognised(path, stat.st_mtime_ns, stat.st_size)
+    if layout.family is None and path.parent.name == UPSCALERS:
         if importlib.util.find_spec("spandrel") is None:
             raise BadCheckpoint(
-                f"{Path(path).name} is of no kind known here; more are known to spandrel: "
+                f"{path.name} is of no kind known here; more are known to spandrel: "
                 "`.venv/bin/pip install spandrel`, then start the studio again."
             )
         layout = Layout("spandrel", {})
     return layout, metadata
+
+
+@functools.lru_cache(maxsize=512)
+def _recognised(path, mtime, size):
+    # the page asks for all models whenever it shows a choice of them, and large files have large headers
+    tensors, metadata = files.read_header(path)
+    if "family" in metadata:
+        return Layout(metadata["family"], metadata.get("config")), metadata
+    return detect(tensors), metadata
 
 
 def detect(tensors):

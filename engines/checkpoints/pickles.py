@@ -28,7 +28,7 @@ def convert(source, target):
     """
     source, target = Path(source), Path(target)
     if not source.is_file():
-        raise BadCheckpoint(f"{source.name} cannot be opened; check that the file is there and readable.")
+        raise files.cannot_be_opened(source)
     partly = target.with_name(target.name + ".part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

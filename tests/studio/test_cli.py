@@ -226,7 +226,7 @@ def test_convert_makes_a_model_of_an_old_file(capsys, home, tmp_path):
     assert code == 0 and found["path"] == str(tmp_path / "old.safetensors") and found["within"] == "state_dict"
     assert found["family"] is None and "no model of a known family" in err  # ours say what they are
     code, _, err = run(capsys, home, "convert", str(tmp_path / "none.ckpt"))
-    assert code == 1 and "cannot be opened" in err
+    assert code == 2 and "cannot be opened" in err
 
 
 def test_login(capsys, home, monkeypatch):
