@@ -63,8 +63,8 @@ def detect(tensors):
     for look in (_rrdb, _srvgg, stable_diffusion.detect, autoencoders.detect):
         try:
             found = look(shapes)
-        except (IndexError, KeyError, ValueError, ZeroDivisionError):  # names as known, and shapes as never seen
-            continue
+        except (IndexError, KeyError, TypeError, ValueError, ZeroDivisionError):
+            continue  # names as known, and shapes as never seen
         if found:
             return Layout(*found)
     return Layout(None, None)

@@ -314,3 +314,15 @@ def test_what_is_missing_or_strange_is_named(made, tmp_path, tokenizer_files):
     save_file(state | {"cond_stage_model.more": torch.zeros(2)}, tmp_path / "more.safetensors")
     with pytest.raises(BadCheckpoint, match="cond_stage_model.more is not part of the model"):
         models.load(tmp_path / "more.safetensors")
+
+
+@pytest.mark.parametrize("kept", ["first_stage_model.quant_conv", "cond_stage_model", "input_blocks.0"])
+def test_a_fraction_of_a_file_is_no_model_and_stops_nothing(made, tmp_path, kept):
+    state = made[0].single_file()
+    always = ("model.diffusion_model.input_blocks.0.0.weight", "first_stage_model.quant_conv.weight")
+    (tmp_path / "models").mkdir()
+    part = {name: value for name, value in state.items() if kept in name or name in always}
+    save_file(part, tmp_path / "models" / "part.safetensors")
+    assert "part" not in catalog.catalog(tmp_path)
+    with pytest.raises(BadCheckpoint, match="no model of a known family"):
+        models.load(tmp_path / "models" / "part.safetensors")

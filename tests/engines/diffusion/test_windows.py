@@ -1,5 +1,7 @@
 """Windows: they cover, they share, and what they agree on is the answer for the whole."""
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -22,7 +24,7 @@ def test_windows_of_one_size_cover_the_map_and_share_what_is_asked(height, width
         seen[top:bottom, left:right] += 1
     assert (seen > 0).all()
     lefts = sorted({left for _, left, _, _ in found})
-    for one, other in zip(lefts, lefts[1:], strict=False):  # each and the next
+    for one, other in itertools.pairwise(lefts):
         assert one + size - other >= int(size * overlap) - 1  # of rounding
 
 
