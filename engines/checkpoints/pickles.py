@@ -14,7 +14,7 @@ from engines.errors import BadCheckpoint
 
 SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
 WITHIN = ("state_dict", "params_ema", "params", "model_state_dict", "module", "model")  # where tensors lie, best first
-ROOM = 6 * 2**30  # bytes of address space beside those of the file: of torch itself
+ROOM = 2 * 2**30  # bytes of address space, beside what torch itself takes and what the file does
 TIMES = 4  # the file's own size, in address space: read, unpacked, and written
 SECONDS = 1800
 
@@ -82,6 +82,7 @@ def _main(source, target):
     import torch
     from safetensors.torch import save_file
 
+    torch.set_num_threads(1)
     _confine(Path(source).stat().st_size, target)
     try:
         found = torch.load(source, map_location="cpu", weights_only=True)
@@ -120,9 +121,18 @@ def _confine(size, target):
     except ImportError:  # of systems without such limits
         pass
     else:
-        limit = ROOM + TIMES * size
+        limit = _address_space() + ROOM + TIMES * size
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     sys.addaudithook(refuse)
+
+
+def _address_space():
+    # bytes that this process has taken by now, which with many processors are many
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except (OSError, ValueError):
+        return 16 * 2**30
+    return pages * 4096
 
 
 FORBIDDEN = (
