@@ -313,6 +313,7 @@ TABLE = {
     ),
     "upscale.spot": ("Click on the picture to look at a spot before the whole.", "点击图片可先看一处，再做整张。"),
     "upscale.near": ("The spot: plain | enlarged", "此处：普通放大 | 模型放大"),
+    "upscale.before_after": ("Before | after", "放大前 | 放大后"),
     "upscale.model.help": (
         "what draws the missing pixels; Lanczos invents nothing", "由什么画出缺少的像素；Lanczos 不编造"
     ),

@@ -74,7 +74,7 @@ def draw(studio):
                 gr.Markdown(t("upscale.near"), elem_classes="hint")
                 loupe = before_after("upscale-loupe")
             with gr.Column(visible=False) as made:
-                gr.Markdown(t("inpaint.before_after"), elem_classes="hint")
+                gr.Markdown(t("upscale.before_after"), elem_classes="hint")
                 slider = before_after("upscale-slider")
                 with gr.Row(elem_classes="actions"):
                     download = gr.DownloadButton(t("download"), size="sm", elem_id="upscale-download")
