@@ -1,5 +1,6 @@
 """PIL pictures as tasks take and make them."""
 
+import contextlib
 import io
 
 from PIL import Image
@@ -11,9 +12,21 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")  # of the files of pictures in a f
 
 def from_png(data, mode="RGB"):
     """The picture in the bytes of a request, in a mode of Pillow."""
+    with _opened(data) as image:
+        return image.convert(mode)
+
+
+def size_of(data):
+    """The width and height of the picture in the bytes of a request, from its header alone."""
+    with _opened(data) as image:
+        return image.size
+
+
+@contextlib.contextmanager
+def _opened(data):
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-            return image.convert(mode)
+            yield image
     except (OSError, ValueError, SyntaxError) as error:
         raise BadPicture("The picture of this request cannot be read; choose it again.") from error
 

@@ -120,6 +120,11 @@ def _check(request):
             raise unknown(item.name, value, [name for name in meta["choices"] if name])
 
 
+def _check_picture(request, what_for):
+    if not request.image:
+        raise BadRequest(f"There is no picture to {what_for}: choose one first.")
+
+
 def wordless(prompt, style):
     """Whether there is nothing that guidance could follow."""
     return not (prompt.strip() or style)
@@ -207,8 +212,7 @@ class InpaintRequest(Drawn):
 
     def __post_init__(self):
         super().__post_init__()
-        if not self.image:
-            raise BadRequest("There is no picture to restore: choose one first.")
+        _check_picture(self, "restore")
         if not (self.mask or self.left or self.right or self.top or self.bottom):
             raise BadRequest("Nothing is painted: paint over what shall be new, or ask for space beyond an edge.")
 
@@ -225,8 +229,7 @@ class RefineRequest(Drawn):
 
     def __post_init__(self):
         super().__post_init__()
-        if not self.image:
-            raise BadRequest("There is no picture to make bigger: choose one first.")
+        _check_picture(self, "make bigger")
 
 
 @dataclass(frozen=True)
@@ -257,8 +260,7 @@ class UpscaleRequest(Cleaned):
 
     def __post_init__(self):
         _check(self)
-        if not self.image:
-            raise BadRequest("There is no picture to enlarge: choose one first.")
+        _check_picture(self, "enlarge")
 
 
 @dataclass(frozen=True)
@@ -281,8 +283,7 @@ class LocateRequest:
 
     def __post_init__(self):
         _check(self)
-        if not self.image:
-            raise BadRequest("There is no picture to look at: choose one first.")
+        _check_picture(self, "look at")
         if not self.prompt.strip():
             raise BadRequest("There are no words to look for: write into the prompt what shall be found.")
 
@@ -293,8 +294,7 @@ class AdjustRequest(Cleaned):
 
     def __post_init__(self):
         _check(self)
-        if not self.image:
-            raise BadRequest("There is no picture to clean up: choose one first.")
+        _check_picture(self, "clean up")
 
 
 def restoring(family):

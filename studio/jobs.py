@@ -9,7 +9,6 @@ import collections
 import contextlib
 import dataclasses
 import functools
-import io
 import itertools
 import logging
 import secrets
@@ -18,9 +17,7 @@ import threading
 import time
 from dataclasses import dataclass
 
-from PIL import Image
-
-from engines import requests
+from engines import pictures, requests
 from engines.errors import AtelierError, BadRequest, Cancelled
 
 MAX_WAITING = 100  # jobs of one user
@@ -139,8 +136,8 @@ def work(request):
 
 def _pixels(request):
     # of the picture that it begins with
-    with Image.open(io.BytesIO(request.image)) as image:
-        return image.width * image.height
+    width, height = pictures.size_of(request.image)
+    return width * height
 
 
 def _times_seen(request):

@@ -1,7 +1,10 @@
 """Small models with random weights and small pictures, for tests of what surrounds them."""
 
+import dataclasses
+
 import numpy as np
 import torch
+from PIL import Image
 
 from engines import pictures, requests
 from engines.checkpoints import files, models
@@ -106,6 +109,12 @@ def latent_diffusion(recipe=RECIPE):
     return model.eval().requires_grad_(False)
 
 
+def four_channels():
+    """A model that was never told of masks."""
+    unet = dataclasses.replace(UNET, in_channels=4)
+    return latent_diffusion(dataclasses.replace(RECIPE, unet=unet))
+
+
 def upscaler(seed=0):
     """A model whose every weight counts."""
     torch.manual_seed(seed)
@@ -115,6 +124,12 @@ def upscaler(seed=0):
             if not parameter.any():
                 parameter.normal_(0, 0.2)
     return _as_loaded(model.eval().requires_grad_(False), seed)
+
+
+def picture(width, height, mode="RGB"):
+    """Soft blots of all colours, always the same."""
+    pixels = np.random.default_rng(0).integers(0, 256, (height // 5 + 1, width // 5 + 1, len(mode)), dtype=np.uint8)
+    return Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
 
 
 def png(image):

@@ -28,6 +28,20 @@ class Rows(NamedTuple):
     part: int = 0
     parts: int = 1
 
+    @classmethod
+    def of(cls, place):
+        """The rows that a name stands for, all of its tensor, or that were given as such."""
+        return cls(place) if isinstance(place, str) else place
+
+
+def stamp(path):
+    """What changes with the content of a file: its time and its size; None where there is no file."""
+    try:
+        stat = Path(path).stat()
+    except OSError:
+        return None
+    return stat.st_mtime_ns, stat.st_size
+
 
 def read_header(path):
     """`(tensors, metadata)` of a safetensors file: name to (dtype, shape), and the decoded metadata.
@@ -104,7 +118,7 @@ def load(path, expected, names=None, unused=()):
     found, _ = read_header(path)
     whole = names is None
     names = {name: name for name in expected} if whole else names
-    places = {name: Rows(place) if isinstance(place, str) else place for name, place in names.items()}
+    places = {name: Rows.of(place) for name, place in names.items()}
     left_out, used = set(unused), {place.name for name, place in places.items() if name in expected}
     problems = [f"{places.get(name, Rows(name)).name} is missing" for name in expected
                 if name not in places or places[name].name not in found]  # fmt: skip

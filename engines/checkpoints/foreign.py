@@ -33,11 +33,7 @@ def recognised(path):
     "spandrel". Raises `BadCheckpoint` for a file that cannot be read, and if that is not installed.
     """
     path = Path(path)
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise files.cannot_be_opened(path) from error
-    layout, metadata = _recognised(path, stat.st_mtime_ns, stat.st_size)
+    layout, metadata = _recognised(path, files.stamp(path))
     if layout.family is None and path.parent.name == UPSCALERS:
         if importlib.util.find_spec("spandrel") is None:
             raise BadCheckpoint(
@@ -49,7 +45,7 @@ def recognised(path):
 
 
 @functools.lru_cache(maxsize=512)
-def _recognised(path, mtime, size):
+def _recognised(path, stamp):
     # the page asks for all models whenever it shows a choice of them, and large files have large headers
     tensors, metadata = files.read_header(path)
     if "family" in metadata:

@@ -67,12 +67,11 @@ def tensors_in(found):
             if isinstance(inner, dict) and any(isinstance(value, torch.Tensor) for value in inner.values()):
                 found, within = inner, name
                 break
-    if not isinstance(found, dict):
-        raise ValueError("it holds no names with tensors")
-    tensors = {str(name): value for name, value in found.items() if isinstance(value, torch.Tensor)}
+    rows = found.items() if isinstance(found, dict) else ()
+    tensors = {str(name): value for name, value in rows if isinstance(value, torch.Tensor)}
     if not tensors:
         raise ValueError("it holds no names with tensors")
-    return tensors, within, [str(name) for name in found if not isinstance(found[name], torch.Tensor)]
+    return tensors, within, [str(name) for name, value in rows if not isinstance(value, torch.Tensor)]
 
 
 # ---------------------------------------------------------------- the process of its own

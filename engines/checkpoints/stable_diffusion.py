@@ -6,6 +6,7 @@ What no tensor tells, how the latents are scaled and what the net predicts, foll
 part has a file and a configuration of its own, and the UNet's layers are counted level by level.
 """
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -31,9 +32,10 @@ HEAD = 64  # channels of a head of the text encoders, and of version 2's UNet
 HEADS = 8  # of every attention of version 1's UNet
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionInpaintPipeline", "StableDiffusionImg2ImgPipeline")
 WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+CONFIGS = ("unet/config.json", "vae/config.json", "text_encoder/config.json", "scheduler/scheduler_config.json")
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 NOISE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000}
-VOCABULARY = ("vocab.json", "merges.txt")
+VOCABULARY, WHOLE = ("vocab.json", "merges.txt"), "tokenizer.json"  # in two files, or in one
 HUB = "openai/clip-vit-large-patch14"  # whose vocabulary both versions read
 # what a net predicts and the size that it learned at, by whether it predicts the noise; what it does must be looked at
 LOOKED_AT = {True: {"prediction": "eps", "size": 512}, False: {"prediction": "v", "size": 768}}
@@ -73,9 +75,7 @@ def detect(shapes):
     }  # fmt: skip
     unused = tuple(name for name in shapes if name.startswith(UNUSED))
     names = {ours: theirs for ours, theirs in names.items() if theirs not in unused}
-    found = {
-        ours: shapes[theirs] if isinstance(theirs, str) else shapes[theirs.name] for ours, theirs in names.items()
-    }
+    found = {ours: shapes[Rows.of(theirs).name] for ours, theirs in names.items()}
     unet = _unet(found, {"head_dim": HEAD} if second else {"num_heads": HEADS})
     # of version 2 there are nets for both; of those that paint into pictures there are none that predict the velocity
     unsure = second and unet["in_channels"] == unet["out_channels"]
@@ -160,17 +160,23 @@ def in_folder(folder):
     None for a pipeline of another kind. Raises `BadCheckpoint` for one of these that our engine does not know.
     """
     folder = Path(folder)
+    parts = [folder / files.PIPELINE, *(folder / name for name in CONFIGS), *_weights(folder).values()]
+    return _in_folder(folder, tuple(map(files.stamp, parts)))
+
+
+@functools.lru_cache(maxsize=64)
+def _in_folder(folder, stamps):
+    # once for each content of its files: the page asks for all models whenever it shows a choice of them
     try:
         if _json(folder / files.PIPELINE).get("_class_name") not in PIPELINES:
             return None
-        unet, vae, text, scheduler = (
-            _json(folder / part / name)
-            for part, name in (("unet", "config.json"), ("vae", "config.json"), ("text_encoder", "config.json"),
-                               ("scheduler", "scheduler_config.json"))
-        )  # fmt: skip
-        return _described(folder, unet, vae, text, scheduler)
+        return _described(folder, *(_json(folder / name) for name in CONFIGS))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise BadCheckpoint(f"{folder.name} is no Stable Diffusion 1 or 2 that can be read; copy it again.") from error
+
+
+def _weights(folder):
+    return {part: folder / part / f"{name}.safetensors" for part, name in WEIGHTS.items()}
 
 
 def _json(path):
@@ -184,7 +190,7 @@ def _described(folder, unet, vae, text, scheduler):
     strange = [name for name, value in NOISE.items() if scheduler.get(name, value) != value]
     if strange:
         raise BadCheckpoint(f"{folder.name} was trained with another {strange[0]} than Stable Diffusion 1 and 2.")
-    paths = {part: folder / part / f"{name}.safetensors" for part, name in WEIGHTS.items()}
+    paths = _weights(folder)
     shapes = {
         part: {name: shape for name, (_, shape) in files.read_header(path)[0].items()} for part, path in paths.items()
     }
@@ -257,7 +263,15 @@ def with_tokenizer(config, path):
 def tokenizer(config, path):
     """The tokenizer of the model at `path` of that `config`; raises `BadCheckpoint` as `vocabulary` does."""
     padding = 0 if config["text"]["skip_last"] else None  # of OpenCLIP
-    return CLIPTokenizer.from_folder(vocabulary(path), config["text"]["context_length"], padding)
+    folder = vocabulary(path)
+    stamps = tuple(files.stamp(folder / name) for name in (*VOCABULARY, WHOLE))
+    return _tokenizer(folder, stamps, config["text"]["context_length"], padding)
+
+
+@functools.lru_cache(maxsize=16)
+def _tokenizer(folder, stamps, context_length, padding):
+    # tokens are counted with every word that is written
+    return CLIPTokenizer.from_folder(folder, context_length, padding)
 
 
 def vocabulary(path):
@@ -269,7 +283,7 @@ def vocabulary(path):
     path = Path(path).resolve()
     for folder in (path, *path.parents):
         found = folder / "tokenizer"
-        if any(all((found / name).is_file() for name in names) for names in (VOCABULARY, ("tokenizer.json",))):
+        if any(all((found / name).is_file() for name in names) for names in (VOCABULARY, (WHOLE,))):
             return found
         if folder.name == "models":
             break

@@ -27,7 +27,7 @@ def refine(request, model, upscaler, on_progress=None):
     """
     started = time.monotonic()
     drawing.check_words(request, model)
-    longest = max(pictures.from_png(request.image).size)
+    longest = max(pictures.size_of(request.image))
     if longest * request.scale > LARGEST:
         raise BadRequest(
             f"{longest} pixels times {request.scale:g} are more than the {LARGEST} a side that can be drawn over; "

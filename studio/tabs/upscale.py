@@ -1,13 +1,12 @@
 """The Upscale tab: more pixels, a look at any spot before the whole, and many files at once."""
 
 import dataclasses
-import io
 from types import SimpleNamespace
 
 import gradio as gr
 from PIL import Image
 
-from engines import classical
+from engines import classical, pictures
 from engines.catalog import catalog
 from engines.errors import AtelierError, BadRequest
 from engines.pictures import SUFFIXES
@@ -153,7 +152,7 @@ def wire(studio, parts, parts_of, tabs, demo):
         if not inputs.has(values[key]):
             return ""
         made = wanted(values, request)
-        width, height = (round(side * made.scale) for side in Image.open(io.BytesIO(made.image)).size)
+        width, height = (round(side * made.scale) for side in pictures.size_of(made.image))
         seconds, memory = studio.jobs.estimate(made)
         facts = [f"{width} × {height}"]
         facts += [say(request, "takes", seconds=seconds)] if seconds else []
@@ -257,6 +256,5 @@ def of_picture(data, given):
     given = dict(given)
     target = given.pop("target")
     if target:
-        with Image.open(io.BytesIO(data)) as image:
-            given["scale"] = target / max(image.size)
+        given["scale"] = target / max(pictures.size_of(data))
     return UpscaleRequest(**given, image=data)

@@ -1,6 +1,5 @@
 """Painting under a mask: nothing else changes, whatever the model, the mask and the picture."""
 
-import dataclasses
 
 import numpy as np
 import pytest
@@ -19,16 +18,10 @@ from tests.tiny import png
 CLASSICAL = ("telea", "navier-stokes")
 MODELS = {
     "diffusion": tiny.latent_diffusion,
-    "four channels": lambda: four_channels(),
+    "four channels": tiny.four_channels,
     "tokens": tiny.token_generator,
     **{name: lambda name=name: METHODS[name] for name in CLASSICAL},
 }
-
-
-def four_channels():
-    """A model that was never told of masks."""
-    unet = dataclasses.replace(tiny.UNET, in_channels=4)
-    return tiny.latent_diffusion(dataclasses.replace(tiny.RECIPE, unet=unet))
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +30,7 @@ def models():
 
 
 def photograph(width=100, height=70, mode="RGB"):
-    pixels = np.random.default_rng(0).integers(0, 256, (height // 5 + 1, width // 5 + 1, len(mode)), dtype=np.uint8)
-    return Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+    return tiny.picture(width, height, mode)
 
 
 def blot(width=100, height=70, value=255):

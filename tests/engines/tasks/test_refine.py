@@ -18,20 +18,13 @@ from tests import tiny
 from tests.tiny import png
 
 
-def four_channels():
-    """A model that was never told of masks."""
-    unet = dataclasses.replace(tiny.UNET, in_channels=4)
-    return tiny.latent_diffusion(dataclasses.replace(tiny.RECIPE, unet=unet))
-
-
 @pytest.fixture(scope="module", params=["nine channels", "four channels"])
 def model(request):
-    return tiny.latent_diffusion() if request.param == "nine channels" else four_channels()
+    return tiny.latent_diffusion() if request.param == "nine channels" else tiny.four_channels()
 
 
 def picture(width=96, height=64, mode="RGB"):
-    pixels = np.random.default_rng(0).integers(0, 256, (height // 5 + 1, width // 5 + 1, len(mode)), dtype=np.uint8)
-    return Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+    return tiny.picture(width, height, mode)
 
 
 def asked(image=None, **fields):
