@@ -7,6 +7,7 @@ from playwright.sync_api import expect
 
 from engines.checkpoints import tokens
 from engines.tasks.reconstruct import token_map
+from tests.browser.test_generate import long_job
 from tests.browser.test_reconstruct import choose
 
 SIDE = 16  # tokens of a picture of 128 pixels
@@ -229,8 +230,10 @@ def test_marked_tokens_are_drawn_anew_by_words_and_the_others_stay(artist, drawi
 
 def test_one_redrawing_at_a_time_without_words_stopped_and_never_into_another_picture(artist, drawings, tmp_path):
     artist.tab("Reconstruct")
-    Image.new("RGB", (200, 200), "red").save(tmp_path / "large.png")  # enough tokens to be busy for a while
-    take(artist, "mirror", tmp_path / "large.png")
+    take(artist, "mirror", drawings[0])
+    artist.tab("Generate")
+    long_job(artist, seed=801)  # behind it a redrawing waits, and on no machine is over too soon
+    artist.tab("Reconstruct")
     answered(artist, artist.find("#workshop-mark-all").click)
     prompt, line = artist.find("#workshop-prompt textarea"), artist.find("#workshop-status .status")
     before = saved(artist, tmp_path)
@@ -245,7 +248,10 @@ def test_one_redrawing_at_a_time_without_words_stopped_and_never_into_another_pi
     prompt.press("Enter")
     expect(artist.find("#workshop-stop")).to_be_enabled()
     take_up(artist)  # the same picture, but another edit
+    artist.tab("Generate")
+    artist.find("#generate-stop").click()
     artist.told("no longer on the bench")
+    artist.tab("Reconstruct")
     assert np.array_equal(saved(artist, tmp_path), before)
 
 
