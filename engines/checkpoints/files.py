@@ -22,16 +22,24 @@ BYTES = {
 
 
 class Rows(NamedTuple):
-    """Of the tensor `name` in a file, its rows from `part / parts` of them on to the next part."""
+    """Of the tensor `name` in a file, its rows from `part / parts` of them on to the next part.
+
+    What is `transposed` in the file is turned first.
+    """
 
     name: str
     part: int = 0
     parts: int = 1
+    transposed: bool = False
 
     @classmethod
     def of(cls, place):
         """The rows that a name stands for, all of its tensor, or that were given as such."""
         return cls(place) if isinstance(place, str) else place
+
+    def shape(self, shapes):
+        """The shape of the tensor among `shapes`, name to shape."""
+        return shapes[self.name][::-1] if self.transposed else shapes[self.name]
 
 
 def stamp(path):
@@ -123,9 +131,10 @@ def load(path, expected, names=None, unused=()):
     problems = [f"{places.get(name, Rows(name)).name} is missing" for name in expected
                 if name not in places or places[name].name not in found]  # fmt: skip
     problems += [f"{name} is not part of the model" for name in found if name not in used and name not in left_out]
+    shapes = {name: shape for name, (_, shape) in found.items()}
     for name, shape in expected.items():
         if name in places and places[name].name in found:
-            there = found[places[name].name][1]
+            there = places[name].shape(shapes)
             if not _fits(there, tuple(shape), places[name].parts, whole):
                 problems.append(f"{places[name].name} has shape {list(there)} instead of {list(shape)}")
     if problems:
@@ -137,6 +146,7 @@ def load(path, expected, names=None, unused=()):
             for name, shape in expected.items():
                 place = places[name]
                 tensor = file.get_tensor(place.name)
+                tensor = tensor.t() if place.transposed else tensor
                 if place.parts > 1:
                     tensor = tensor.chunk(place.parts)[place.part]
                 tensors[name] = tensor.reshape(shape)

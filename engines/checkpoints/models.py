@@ -45,8 +45,9 @@ def _srvgg(config):
 
 
 def _latent_diffusion(config, first_stage):
-    unet, text = UNetConfig(**config["unet"]), TextConfig(**config["text"])
-    return LatentDiffusion(LatentDiffusionConfig(**config | {"unet": unet, "text": text}), first_stage)
+    readers = {name: TextConfig(**config[name]) for name in ("text", "text_2") if config.get(name)}
+    shape = LatentDiffusionConfig(**config | {"unet": UNetConfig(**config["unet"])} | readers)
+    return LatentDiffusion(shape, first_stage)
 
 
 def _token_transformer(config, first_stage):
@@ -103,7 +104,7 @@ def _describe(model):
 def load(path, first_stage=None):
     """The model in a file, in float32, ready to be used, with the `name` and the `sha256` of its file.
 
-    Of a folder of diffusers that holds Stable Diffusion 1 or 2, it is that by our own nets. `first_stage` is the
+    Of a folder of diffusers that holds a Stable Diffusion, it is that by our own nets. `first_stage` is the
     autoencoder that a model draws with, loaded from the file that it names. Nets are built without memory until the
     file fits.
 
@@ -121,7 +122,7 @@ def load(path, first_stage=None):
         raise BadCheckpoint(f"{path.name} is no model of a known family; known are: {', '.join(FAMILIES)}.")
     config, parts, weights_of = layout.config, (), own_weights
     if family == stable_diffusion.FAMILY:  # its autoencoder is in the same file, and its vocabulary in none
-        config, weights_of = stable_diffusion.with_tokenizer(config, path), nn.Module.state_dict
+        config, weights_of = stable_diffusion.with_tokenizers(config, path), nn.Module.state_dict
     if family in DRAWING:
         _check_first_stage(path, metadata, first_stage)
         parts = (first_stage,)
@@ -129,7 +130,7 @@ def load(path, first_stage=None):
     weights = files.load(path, shapes, layout.names, layout.unused)
     model = FAMILIES[family](config, *parts)
     model.load_state_dict(model.state_dict() | weights)
-    if family == stable_diffusion.FAMILY and config["prediction"] == "v":
+    if family == stable_diffusion.FAMILY and stable_diffusion.is_unsure(config):
         model.config = replace(model.config, **stable_diffusion.LOOKED_AT[_predicts_noise(model)])
     return _named(model, path)
 
@@ -137,9 +138,9 @@ def load(path, first_stage=None):
 def _in_folder(folder):
     found = stable_diffusion.in_folder(folder)
     if found is None:
-        raise BadCheckpoint(f"{folder.name} is no Stable Diffusion 1 or 2; diffusers itself may run it.")
+        raise BadCheckpoint(f"{folder.name} is no Stable Diffusion; diffusers itself may run it.")
     config, parts = found
-    config, weights = stable_diffusion.with_tokenizer(config, folder), {}
+    config, weights = stable_diffusion.with_tokenizers(config, folder), {}
     shapes = _shapes(folder, lambda: _stable_diffusion(config).state_dict())
     for path, names, unused in parts:
         prefix = next(iter(names)).partition(".")[0] + "."

@@ -1,9 +1,10 @@
-"""Stable Diffusion 1 and 2 as they are published, in a single file or as a folder of diffusers.
+"""Stable Diffusion 1, 2 and XL as they are published, in a single file or as a folder of diffusers.
 
 In a single file the UNet and the autoencoder are called as here. The text encoder of version 1 is CLIP's as
-transformers writes it; that of version 2 is OpenCLIP's, whose attention holds queries, keys and values in one matrix.
-What no tensor tells, how the latents are scaled and what the net predicts, follows from the version. In a folder each
-part has a file and a configuration of its own, and the UNet's layers are counted level by level.
+transformers writes it; that of version 2 is OpenCLIP's, whose attention holds queries, keys and values in one matrix;
+XL has one of each, and its refiner one of OpenCLIP's. What no tensor tells, how the latents are scaled and what the net
+predicts, follows from the version. In a folder each part has a file and a configuration of its own, and the UNet's
+layers are counted level by level.
 """
 
 import functools
@@ -20,30 +21,38 @@ from engines.text.tokenizer import CLIPTokenizer
 
 FAMILY = "stable-diffusion"
 UNET, FIRST_STAGE = "model.diffusion_model.", "first_stage_model."
-CLIP, OPENCLIP = "cond_stage_model.transformer.text_model.", "cond_stage_model.model."
+CLIP, OPENCLIP = "transformer.text_model.", "model."  # of the encoders of words, in the order in which they read
+READERS = (
+    f"cond_stage_model.{CLIP}", f"cond_stage_model.{OPENCLIP}",
+    f"conditioner.embedders.0.{CLIP}", f"conditioner.embedders.0.{OPENCLIP}", f"conditioner.embedders.1.{OPENCLIP}",
+)  # fmt: skip
 # buffers, moving averages and what only the training needs
 UNUSED = (
     "model_ema.", "betas", "alphas_cumprod", "sqrt_", "log_one_minus", "posterior_", "scale_factor",
-    "logvar", "cond_stage_model.transformer.text_model.embeddings.position_ids", f"{FIRST_STAGE}loss.",
-    f"{OPENCLIP}logit_scale", f"{OPENCLIP}text_projection", f"{OPENCLIP}attn_mask",
+    "logvar", f"{FIRST_STAGE}loss.", "v_pred",
 )  # fmt: skip
-SPREAD = 1 / 0.18215  # of the latents (Rombach et al., 2022, appendix G)
+UNREAD = ("embeddings.position_ids", "logit_scale", "attn_mask")  # of an encoder of words
+PROJECTION = "text_projection"  # of pooled words, which XL's UNet is told
+SPREAD, SPREAD_XL = 1 / 0.18215, 1 / 0.13025  # of the latents (Rombach et al., 2022, appendix G)
 HEAD = 64  # channels of a head of the text encoders, and of version 2's UNet
 HEADS = 8  # of every attention of version 1's UNet
-PIPELINES = ("StableDiffusionPipeline", "StableDiffusionInpaintPipeline", "StableDiffusionImg2ImgPipeline")
-WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
-CONFIGS = ("unet/config.json", "vae/config.json", "text_encoder/config.json", "scheduler/scheduler_config.json")
+PIPELINES = [f"StableDiffusion{xl}{use}Pipeline" for xl in ("", "XL") for use in ("", "Inpaint", "Img2Img")]
+ENCODERS = {"text_encoder": "text", "text_encoder_2": "text_2"}  # of words: their folders, and what they are here
+WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"} | dict.fromkeys(ENCODERS, "model")
+SCHEDULER = "scheduler/scheduler_config.json"
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 NOISE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000}
 VOCABULARY, WHOLE = ("vocab.json", "merges.txt"), "tokenizer.json"  # in two files, or in one
-HUB = "openai/clip-vit-large-patch14"  # whose vocabulary both versions read
+HUB = "openai/clip-vit-large-patch14"  # whose vocabulary all versions read
 # what a net predicts and the size that it learned at, by whether it predicts the noise; what it does must be looked at
 LOOKED_AT = {True: {"prediction": "eps", "size": 512}, False: {"prediction": "v", "size": 768}}
+SIZE_XL = 1024
 
 # diffusers' names of the UNet's parts, and the published ones
 UNET_TOP = {
     "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2",
     "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2",
 }  # fmt: skip
 UNET_BLOCK = {
     "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",
@@ -69,46 +78,65 @@ def detect(shapes):
     inner = {name.removeprefix(FIRST_STAGE): shape for name, shape in shapes.items() if name.startswith(FIRST_STAGE)}
     _, stage, stage_names, _ = autoencoders.detect(inner)
     names |= {f"first_stage.{ours}": FIRST_STAGE + theirs for ours, theirs in stage_names.items()}
-    second = any(name.startswith(OPENCLIP) for name in shapes)
-    names |= _openclip(shapes) if second else {
-        f"text.text_model.{name.removeprefix(CLIP)}": name for name in shapes if name.startswith(CLIP)
-    }  # fmt: skip
-    unused = tuple(name for name in shapes if name.startswith(UNUSED))
-    names = {ours: theirs for ours, theirs in names.items() if theirs not in unused}
-    found = {ours: shapes[Rows.of(theirs).name] for ours, theirs in names.items()}
+    unused = [name for name in shapes if name.startswith(UNUSED)]
+    readers = [prefix for prefix in READERS if any(name.startswith(prefix) for name in shapes)]
+    large = f"{UNET}label_emb.0.0.weight" in shapes
+    for prefix, ours in zip(readers, ENCODERS.values(), strict=False):
+        unread = UNREAD if large else (*UNREAD, PROJECTION)
+        unused += [f"{prefix}{name}" for name in unread if f"{prefix}{name}" in shapes]
+        names |= {f"{ours}.{name}": theirs for name, theirs in _encoder(shapes, prefix).items()}
+    names = {ours: theirs for ours, theirs in names.items() if Rows.of(theirs).name not in unused}
+    found = {ours: Rows.of(theirs).shape(shapes) for ours, theirs in names.items()}
+    second = readers[-1].endswith(f".{OPENCLIP}")
     unet = _unet(found, {"head_dim": HEAD} if second else {"num_heads": HEADS})
-    # of version 2 there are nets for both; of those that paint into pictures there are none that predict the velocity
-    unsure = second and unet["in_channels"] == unet["out_channels"]
     config = {
         "unet": unet,
-        "text": _text(found, second),
+        **{ours: _text(found, ours, prefix.endswith(f".{OPENCLIP}"), large)
+           for prefix, ours in zip(readers, ENCODERS.values(), strict=False)},
         "first_stage": stage,
         "latent_mean": [0.0] * unet["out_channels"],
         "latent_std": SPREAD,
-        **LOOKED_AT[not unsure],
     }
-    return FAMILY, config, names, unused
+    config |= LOOKED_AT[not is_unsure(config)]
+    if large:
+        config |= {"latent_std": SPREAD_XL, "size": SIZE_XL, "prediction": "v" if "v_pred" in shapes else "eps"}
+    return FAMILY, config, names, tuple(unused)
 
 
-def _openclip(shapes):
+def is_unsure(config):
+    """Whether a single file of that `config` leaves open what its net predicts.
+
+    Of version 2 there are nets for both; of those that paint into pictures there are none that predict the velocity.
+    """
+    unet, text = config["unet"], config["text"]
+    return text["skip_last"] and text["hidden_norm"] and unet["in_channels"] == unet["out_channels"]
+
+
+def _encoder(shapes, prefix):
+    """Our names of the tensors of an encoder of words, and where they are."""
+    theirs = [name.removeprefix(prefix) for name in shapes if name.startswith(prefix)]
+    if prefix.endswith(f".{CLIP}"):
+        return {f"text_model.{name}": prefix + name for name in theirs}
     names = {}
-    for theirs in (name.removeprefix(OPENCLIP) for name in shapes if name.startswith(OPENCLIP)):
-        if theirs in OPENCLIP_TOP:
-            names[f"text.text_model.{OPENCLIP_TOP[theirs]}"] = OPENCLIP + theirs
-        elif match := re.fullmatch(r"transformer\.resblocks\.(\d+)\.(.+?)[._](weight|bias)", theirs):
-            layer = f"text.text_model.encoder.layers.{match[1]}"
+    for name in theirs:
+        if name == PROJECTION:
+            names[f"{PROJECTION}.weight"] = Rows(prefix + name, transposed=True)
+        elif name in OPENCLIP_TOP:
+            names[f"text_model.{OPENCLIP_TOP[name]}"] = prefix + name
+        elif match := re.fullmatch(r"transformer\.resblocks\.(\d+)\.(.+?)[._](weight|bias)", name):
+            layer = f"text_model.encoder.layers.{match[1]}"
             if match[2] == "attn.in_proj":
                 for part, which in enumerate("qkv"):
-                    names[f"{layer}.self_attn.{which}_proj.{match[3]}"] = Rows(OPENCLIP + theirs, part, 3)
+                    names[f"{layer}.self_attn.{which}_proj.{match[3]}"] = Rows(prefix + name, part, 3)
             elif match[2] in OPENCLIP_LAYER:
-                names[f"{layer}.{OPENCLIP_LAYER[match[2]]}.{match[3]}"] = OPENCLIP + theirs
+                names[f"{layer}.{OPENCLIP_LAYER[match[2]]}.{match[3]}"] = prefix + name
     return names
 
 
 def _unet(found, heads):
     """The fields of a `UNetConfig`; `heads` are those that no tensor tells."""
     ch, in_channels = found["unet.input_blocks.0.0.weight"][:2]
-    widths, attention, depth, context = [ch], [], 1, 0
+    widths, attention, depths, context = [ch], [], [], 0
     blocks = [[]]  # of each level: the numbers of its residual blocks
     for number in range(1, autoencoders.count(found, r"unet\.input_blocks\.(\d+)\.")):
         if f"unet.input_blocks.{number}.0.op.weight" in found:
@@ -121,7 +149,9 @@ def _unet(found, heads):
         if key in found:
             attention.append(level)
             context = found[key][1]
-            depth = autoencoders.count(found, rf"unet\.input_blocks\.{numbers[0]}\.1\.transformer_blocks\.(\d+)\.")
+            depths.append(_depth(found, rf"input_blocks\.{numbers[0]}\.1"))
+    depths.append(_depth(found, r"middle_block\.1"))
+    label = found.get("unet.label_emb.0.0.weight", (0, 0))
     return {
         "in_channels": in_channels,
         "out_channels": found["unet.out.2.weight"][0],
@@ -131,23 +161,30 @@ def _unet(found, heads):
         "attention_levels": attention,
         "context_dim": context,
         **heads,
-        "transformer_depth": depth,
+        "transformer_depth": depths[0] if len(set(depths)) == 1 else depths,
         "use_linear_projection": len(found["unet.middle_block.1.proj_in.weight"]) == 2,
+        "adm_dim": label[1],
     }
 
 
-def _text(found, second):
-    """The fields of a `TextConfig`; version 2 reads the states before the last layer."""
-    vocabulary, width = found["text.text_model.embeddings.token_embedding.weight"]
+def _depth(found, place):
+    return autoencoders.count(found, rf"unet\.{place}\.transformer_blocks\.(\d+)\.")
+
+
+def _text(found, ours, open_clip, large):
+    """The fields of a `TextConfig`; version 2 and XL read the states before the last layer."""
+    vocabulary, width = found[f"{ours}.text_model.embeddings.token_embedding.weight"]
     return {
         "vocab_size": vocabulary,
-        "context_length": found["text.text_model.embeddings.position_embedding.weight"][0],
+        "context_length": found[f"{ours}.text_model.embeddings.position_embedding.weight"][0],
         "width": width,
-        "layers": autoencoders.count(found, r"text\.text_model\.encoder\.layers\.(\d+)\."),
+        "layers": autoencoders.count(found, rf"{ours}\.text_model\.encoder\.layers\.(\d+)\."),
         "heads": max(1, width // HEAD),
-        "activation": "gelu" if second else "quick_gelu",
+        "activation": "gelu" if open_clip else "quick_gelu",
         "end_token": vocabulary - 1,
-        "skip_last": int(second),
+        "skip_last": int(open_clip or large),
+        "hidden_norm": not large,
+        "projection": found.get(f"{ours}.{PROJECTION}.weight", (0,))[0],
     }
 
 
@@ -160,7 +197,8 @@ def in_folder(folder):
     None for a pipeline of another kind. Raises `BadCheckpoint` for one of these that our engine does not know.
     """
     folder = Path(folder)
-    parts = [folder / files.PIPELINE, *(folder / name for name in CONFIGS), *_weights(folder).values()]
+    parts = [folder / files.PIPELINE, folder / SCHEDULER, *(_config(folder, part) for part in WEIGHTS)]
+    parts += [_weights(folder, part) for part in WEIGHTS]
     return _in_folder(folder, tuple(map(files.stamp, parts)))
 
 
@@ -168,15 +206,21 @@ def in_folder(folder):
 def _in_folder(folder, stamps):
     # once for each content of its files: the page asks for all models whenever it shows a choice of them
     try:
-        if _json(folder / files.PIPELINE).get("_class_name") not in PIPELINES:
+        index = _json(folder / files.PIPELINE)
+        if index.get("_class_name") not in PIPELINES:
             return None
-        return _described(folder, *(_json(folder / name) for name in CONFIGS))
+        parts = [part for part in WEIGHTS if index.get(part, [None])[0]]
+        return _described(folder, {part: _json(_config(folder, part)) for part in parts}, _json(folder / SCHEDULER))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise BadCheckpoint(f"{folder.name} is no Stable Diffusion 1 or 2 that can be read; copy it again.") from error
+        raise BadCheckpoint(f"{folder.name} is no Stable Diffusion that can be read; copy it again.") from error
 
 
-def _weights(folder):
-    return {part: folder / part / f"{name}.safetensors" for part, name in WEIGHTS.items()}
+def _weights(folder, part):
+    return folder / part / f"{WEIGHTS[part]}.safetensors"
+
+
+def _config(folder, part):
+    return folder / part / "config.json"
 
 
 def _json(path):
@@ -186,40 +230,50 @@ def _json(path):
         raise BadCheckpoint(f"{path.parent.name}/{path.name} cannot be opened; copy the folder again.") from error
 
 
-def _described(folder, unet, vae, text, scheduler):
+def _described(folder, configs, scheduler):
     strange = [name for name, value in NOISE.items() if scheduler.get(name, value) != value]
     if strange:
-        raise BadCheckpoint(f"{folder.name} was trained with another {strange[0]} than Stable Diffusion 1 and 2.")
-    paths = _weights(folder)
+        raise BadCheckpoint(f"{folder.name} was trained with another {strange[0]} than Stable Diffusion.")
+    paths = {part: _weights(folder, part) for part in configs}
     shapes = {
         part: {name: shape for name, (_, shape) in files.read_header(path)[0].items()} for part, path in paths.items()
     }
+    unet, vae = configs["unet"], configs["vae"]
     _, stage, stage_names, _ = autoencoders.detect(shapes["vae"])
     stage["autoencoder"]["norm_groups"] = vae.get("norm_num_groups", autoencoders.GROUPS)
     blocks = unet.get("layers_per_block", 2)
     attention = ["CrossAttn" in kind for kind in unet["down_block_types"]]
-    bare = {name.removeprefix("text_model."): name for name in shapes["text_encoder"]}
     named = {
         "unet": {f"unet.{_published(name, blocks, attention)}": name for name in shapes["unet"]},
         "vae": {f"first_stage.{ours}": name for ours, name in stage_names.items()},
-        "text_encoder": {f"text.text_model.{ours}": name for ours, name in bare.items()},
     }
+    readers = dict(zip([part for part in ENCODERS if part in configs], ENCODERS.values(), strict=False))
+    for part, ours in readers.items():
+        named[part] = {f"{ours}.{_in_encoder(name)}": name for name in shapes[part]}
     found = {ours: shapes[part][name] for part, names in named.items() for ours, name in names.items()}
     heads = unet.get("num_attention_heads") or unet.get("attention_head_dim", HEADS)
     # a list tells of each level: as many as make heads of one size
     first = heads[0] if isinstance(heads, list) else 0
     heads = {"head_dim": unet["block_out_channels"][0] // first} if first else {"num_heads": heads}
+    shape = _unet(found, heads) | {"norm_groups": unet.get("norm_num_groups", autoencoders.GROUPS)}
     config = {
-        "unet": _unet(found, heads) | {"norm_groups": unet.get("norm_num_groups", autoencoders.GROUPS)},
-        "text": _text(found, False) | {"activation": text["hidden_act"], "heads": text["num_attention_heads"]},
+        "unet": shape,
+        **{ours: _text(found, ours, False, bool(shape["adm_dim"]))
+           | {"activation": configs[part]["hidden_act"], "heads": configs[part]["num_attention_heads"]}
+           for part, ours in readers.items()},
         "first_stage": stage,
         "latent_mean": [0.0] * unet["out_channels"],
         "latent_std": 1 / vae.get("scaling_factor", 1 / SPREAD),
         "prediction": PREDICTIONS[scheduler.get("prediction_type", "epsilon")],
         "size": (unet.get("sample_size") or 64) * 2 ** (len(stage["autoencoder"]["ch_mult"]) - 1),
     }
-    unused = tuple(name for name in shapes["text_encoder"] if name.endswith("position_ids"))
+    unused = tuple(name for part in readers for name in shapes[part] if name.endswith("position_ids"))
     return config, [(paths[part], names, unused) for part, names in named.items()]
+
+
+def _in_encoder(name):
+    bare = name.removeprefix("text_model.")
+    return bare if bare.startswith(PROJECTION) else f"text_model.{bare}"
 
 
 def _published(name, blocks, attention):
@@ -255,17 +309,18 @@ def _in_block(rest):
 # ---------------------------------------------------------------- words
 
 
-def with_tokenizer(config, path):
-    """The `config` of the model at `path` with its tokenizer; raises `BadCheckpoint` as `vocabulary` does."""
-    return config | {"tokenizer": tokenizer(config, path).to_json()}
+def with_tokenizers(config, path):
+    """The `config` of the model at `path` with a tokenizer for each reader; raises `BadCheckpoint` as `vocabulary`."""
+    read = {"tokenizer": tokenizer(config, path).to_json()}
+    return config | read | ({"tokenizer_2": tokenizer(config, path, "text_2").to_json()} if "text_2" in config else {})
 
 
-def tokenizer(config, path):
-    """The tokenizer of the model at `path` of that `config`; raises `BadCheckpoint` as `vocabulary` does."""
-    padding = 0 if config["text"]["skip_last"] else None  # of OpenCLIP
+def tokenizer(config, path, reader="text"):
+    """The tokenizer by which a reader of the model at `path` reads; raises `BadCheckpoint` as `vocabulary` does."""
+    padding = 0 if config[reader]["activation"] == "gelu" else None  # of OpenCLIP
     folder = vocabulary(path)
     stamps = tuple(files.stamp(folder / name) for name in (*VOCABULARY, WHOLE))
-    return _tokenizer(folder, stamps, config["text"]["context_length"], padding)
+    return _tokenizer(folder, stamps, config[reader]["context_length"], padding)
 
 
 @functools.lru_cache(maxsize=16)
@@ -277,14 +332,15 @@ def _tokenizer(folder, stamps, context_length, padding):
 def vocabulary(path):
     """The folder that holds the vocabulary for the model at `path`: `vocab.json` and `merges.txt`, or `tokenizer.json`.
 
-    It is called `tokenizer` and lies in the model's own folder, beside it or above it, up to `models`; else it is what
-    is already on this machine of the hub. Raises `BadCheckpoint` with what to do where there is none.
+    It is called `tokenizer`, or `tokenizer_2` in a refiner of XL, and lies in the model's own folder, beside it or
+    above it, up to `models`; else it is what is already on this machine of the hub. Raises `BadCheckpoint` with what to
+    do where there is none.
     """
     path = Path(path).resolve()
     for folder in (path, *path.parents):
-        found = folder / "tokenizer"
-        if any(all((found / name).is_file() for name in names) for names in (VOCABULARY, (WHOLE,))):
-            return found
+        for found in (folder / "tokenizer", folder / "tokenizer_2"):
+            if any(all((found / name).is_file() for name in names) for names in (VOCABULARY, (WHOLE,))):
+                return found
         if folder.name == "models":
             break
     cached = [try_to_load_from_cache(HUB, name) for name in VOCABULARY]

@@ -1,4 +1,7 @@
-"""Latent diffusion (Rombach et al., 2022): a UNet on the latents of an autoencoder, led by words."""
+"""Latent diffusion (Rombach et al., 2022): a UNet on the latents of an autoencoder, led by words.
+
+SDXL is read by two encoders of words and told numbers about its picture (Podell et al., 2023, sections 2.1 and 2.2).
+"""
 
 from dataclasses import dataclass, field
 
@@ -9,7 +12,7 @@ from torch import nn
 from engines import blending
 from engines.diffusion.denoisers import DENOISERS
 from engines.diffusion.schedules import DiscreteNoise, FlowNoise, alphas_cumprod, scaled_linear_betas
-from engines.diffusion.unet import UNet, UNetConfig
+from engines.diffusion.unet import UNet, UNetConfig, timestep_embedding
 from engines.errors import BadRequest, unknown
 from engines.text import tokenizer
 from engines.text.encoder import TextConfig, TextEncoder
@@ -30,6 +33,9 @@ def filled(pictures, hole):
 
 
 HOLES = {"grey": _grey, "filled": filled}
+NUMBER_DIM = 256  # of the sinusoids of a number that is told about a picture
+NUMBERS = (0, 5, 6)  # none, those of SDXL's refiner, of which the last is a score, or those of SDXL
+SCORES = (6.0, 2.5)  # how fine SDXL's refiner is told that a picture is which is wanted, and one which is not
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,8 @@ class LatentDiffusionConfig:
     unet: UNetConfig
     text: TextConfig
     tokenizer: str  # the JSON text of the byte-pair encoding
+    text_2: TextConfig | None = None  # of a second reader, whose states stand beside those of the first
+    tokenizer_2: str = ""  # which it reads by
     prediction: str = "flow"  # what the net predicts, a name in DENOISERS
     latent_mean: tuple[float, ...] = field(default=(0.0, 0.0, 0.0, 0.0))  # of the training latents, a channel
     latent_std: float = 1.0  # of the training latents; the UNet sees them with mean 0 and spread 1
@@ -51,13 +59,32 @@ class LatentDiffusionConfig:
             raise unknown("prediction", self.prediction, DENOISERS)
         if self.hole not in HOLES:
             raise unknown("hole", self.hole, HOLES)
-        if self.text.width != self.unet.context_dim:
+        width = sum(text.width for text in self.readers)
+        if width != self.unet.context_dim:
             raise BadRequest(
-                f"The text encoder is {self.text.width} wide, and the UNet listens to {self.unet.context_dim}; "
+                f"The text encoder is {width} wide, and the UNet listens to {self.unet.context_dim}; "
                 "the two must be equal."
             )
+        known = [self.pooled + NUMBER_DIM * numbers for numbers in NUMBERS]
+        if self.unet.adm_dim not in (0, *known):
+            raise BadRequest(f"The UNet takes a vector of {self.unet.adm_dim}; with these words it must be of {known}.")
         if len(self.latent_mean) != self.unet.out_channels:
             raise BadRequest(f"latent_mean needs {self.unet.out_channels} numbers, one a channel of the latents.")
+
+    @property
+    def readers(self):
+        """The configurations of the encoders of words, in their order."""
+        return (self.text, self.text_2) if self.text_2 else (self.text,)
+
+    @property
+    def pooled(self):
+        """Width of the pooled words."""
+        return self.readers[-1].projection or self.readers[-1].width
+
+    @property
+    def numbers(self):
+        """How many numbers about a picture the UNet is told beside its pooled words, one of NUMBERS."""
+        return max(0, self.unet.adm_dim - self.pooled) // NUMBER_DIM
 
 
 class LatentDiffusion(nn.Module):
@@ -76,6 +103,10 @@ class LatentDiffusion(nn.Module):
         self.unet = UNet(config.unet)
         self.text = TextEncoder(config.text)
         self.tokenizer = tokenizer.opened(config.tokenizer, config.text.context_length)
+        self.readers = [(self.tokenizer, "text")]
+        if config.text_2:
+            self.text_2 = TextEncoder(config.text_2)
+            self.readers.append((tokenizer.opened(config.tokenizer_2, config.text_2.context_length), "text_2"))
         # flow has a noise of its own; the others have that of Stable Diffusion
         with torch.device("cpu"):  # numbers, also where a net is built without memory
             discrete = DiscreteNoise(alphas_cumprod(scaled_linear_betas()))
@@ -112,14 +143,33 @@ class LatentDiffusion(nn.Module):
         """Pictures `(B, 3, H, W)` of latents in the frame of the UNet."""
         return self.first_stage.decode(x * self.config.latent_std + self.latent_mean)
 
-    def words(self, texts):
+    def words(self, texts, size=None, wanted=True):
         """The UNet's conditioning on a list of texts: `context (B, T, width)`, and `vector` where it takes one.
 
-        A text may be pieces `(words, weight)`.
+        A text may be pieces `(words, weight)`. Where numbers are told, too, `size` is `(width, height)` of the
+        picture in pixels, that of the training by default, and `wanted` says whether the texts are to be followed.
         """
-        tokens = torch.from_numpy(self.tokenizer.encode(texts)).to(self.latent_mean.device)
-        hidden, pooled = self.text(tokens, torch.from_numpy(self.tokenizer.weights(texts)).to(tokens.device))
-        return {"context": hidden, "vector": pooled} if self.config.unet.adm_dim else {"context": hidden}
+        states = []
+        for reader, name in self.readers:
+            tokens = torch.from_numpy(reader.encode(texts)).to(self.device)
+            weights = torch.from_numpy(reader.weights(texts)).to(self.device)
+            states.append(getattr(self, name)(tokens, weights))
+        context, vector = torch.cat([hidden for hidden, _ in states], dim=-1), states[-1][1]
+        if len(self.readers) > 1:  # SDXL learned with zeros where nothing is said
+            said = torch.tensor([self.tokenizer.count(text) > 2 for text in texts], device=self.device)
+            context, vector = context * said[:, None, None], vector * said[:, None]
+        if not self.config.unet.adm_dim:
+            return {"context": context}
+        if self.config.numbers:
+            vector = torch.cat([vector, self._numbers(size, wanted).expand(len(texts), -1)], dim=1)
+        return {"context": context, "vector": vector}
+
+    def _numbers(self, size, wanted):
+        # height and width of what a picture was, where it was cut, and what it is or how fine; `(1, numbers * dim)`
+        width, height = size or (self.size, self.size)
+        last = (height, width) if self.config.numbers == NUMBERS[-1] else (SCORES[not wanted],)
+        numbers = torch.tensor([height, width, 0, 0, *last], device=self.device)
+        return timestep_embedding(numbers, NUMBER_DIM).flatten().unsqueeze(0)
 
     def surroundings(self, pictures, mask):
         """What the UNet is told of the picture around the hole: `concat (B, 1 + C, h, w)`.

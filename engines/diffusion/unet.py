@@ -1,7 +1,8 @@
 """The conditional UNet of latent diffusion (Rombach et al., 2022, section 3 and appendix E).
 
 Modules carry the names of the published single-file checkpoints of Stable Diffusion 1 and 2, so
-that their weights load by equality of keys.
+that their weights load by equality of keys. So are those of SDXL, whose transformers are deeper the
+coarser their level (Podell et al., 2023, section 2.1).
 """
 
 import math
@@ -27,7 +28,7 @@ class UNetConfig:
     context_dim: int = 768  # width of the context tokens
     num_heads: int = 8  # heads of every attention, where head_dim is 0
     head_dim: int = 0  # channels of a head; 0 splits by num_heads instead
-    transformer_depth: int = 1  # blocks in each transformer
+    transformer_depth: int | tuple[int, ...] = 1  # blocks in each transformer, or of each level, then of the middle
     use_linear_projection: bool = False  # into and out of a transformer: linear (SD 2) or 1x1 convolution
     adm_dim: int = 0  # width of the one vector a picture added to the time embedding; 0 is none
     norm_groups: int = 32  # groups of every group norm; divides the channels of every level
@@ -37,8 +38,10 @@ class UNetConfig:
         # A config read back from JSON holds lists.
         object.__setattr__(self, "ch_mult", tuple(self.ch_mult))
         object.__setattr__(self, "attention_levels", tuple(self.attention_levels))
+        if not isinstance(self.transformer_depth, int):
+            object.__setattr__(self, "transformer_depth", tuple(self.transformer_depth))
         for name in ("in_channels", "out_channels", "ch", "num_res_blocks", "context_dim", "num_heads",
-                     "transformer_depth", "norm_groups"):
+                     "norm_groups"):
             if getattr(self, name) < 1:
                 raise BadRequest(f"{name} of a UNet is {getattr(self, name)}; it must be at least 1.")
         for name in ("head_dim", "adm_dim"):
@@ -52,6 +55,11 @@ class UNetConfig:
             raise BadRequest(
                 f"attention_levels of a UNet are {self.attention_levels}; "
                 f"with {len(self.ch_mult)} levels they must lie between 0 and {len(self.ch_mult) - 1}."
+            )
+        if len(self.depths) != len(self.attention_levels) + 1 or min(self.depths) < 1:
+            raise BadRequest(
+                f"transformer_depth of a UNet is {self.transformer_depth}; it must be at least 1, "
+                "or such a number for each of attention_levels and one for the middle."
             )
         if self.ch % 2:
             raise BadRequest(f"ch of a UNet is {self.ch}; the time embedding needs an even number.")
@@ -73,6 +81,13 @@ class UNetConfig:
     def channels(self):
         """Channels of each level, finest first."""
         return tuple(self.ch * mult for mult in self.ch_mult)
+
+    @property
+    def depths(self):
+        """Blocks in the transformers of each of `attention_levels`, and last in that of the middle."""
+        if isinstance(self.transformer_depth, int):
+            return (self.transformer_depth,) * (len(self.attention_levels) + 1)
+        return self.transformer_depth
 
     @property
     def size_multiple(self):
@@ -166,7 +181,7 @@ class TransformerBlock(nn.Module):
 class SpatialTransformer(nn.Module):
     """Transformer blocks over the pixels of `h` `(B, C, H, W)`, added to it (Rombach et al., 2022, 3.3)."""
 
-    def __init__(self, channels, config):
+    def __init__(self, channels, depth, config):
         super().__init__()
         heads = channels // config.head_dim if config.head_dim else config.num_heads
         self.linear = config.use_linear_projection
@@ -177,7 +192,7 @@ class SpatialTransformer(nn.Module):
         self.norm = nn.GroupNorm(config.norm_groups, channels, eps=1e-6)
         self.proj_in = project()
         self.transformer_blocks = nn.ModuleList(
-            TransformerBlock(channels, config.context_dim, heads) for _ in range(config.transformer_depth)
+            TransformerBlock(channels, config.context_dim, heads) for _ in range(depth)
         )
         self.proj_out = zero(project())
 
@@ -277,12 +292,14 @@ class UNet(nn.Module):
                 nn.Sequential(nn.Linear(config.adm_dim, emb_dim), nn.SiLU(), nn.Linear(emb_dim, emb_dim))
             )
 
+        depths = dict(zip(config.attention_levels, config.depths, strict=False))
+
         def block(level, in_channels):
             """A residual block into `level`, with a transformer after it where the level has attention."""
             channels = config.channels[level]
             layers = [ResBlock(in_channels, channels, emb_dim, config)]
-            if level in config.attention_levels:
-                layers.append(SpatialTransformer(channels, config))
+            if level in depths:
+                layers.append(SpatialTransformer(channels, depths[level], config))
             return layers
 
         # Down: every stage leaves a skip connection.
@@ -300,7 +317,7 @@ class UNet(nn.Module):
                 skips.append(channels)
 
         # Middle
-        attention = [SpatialTransformer(channels, config)] if config.attention_levels else []
+        attention = [SpatialTransformer(channels, config.depths[-1], config)] if config.attention_levels else []
         self.middle_block = Stage(
             ResBlock(channels, channels, emb_dim, config),
             *attention,

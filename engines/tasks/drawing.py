@@ -1,5 +1,7 @@
 """What tasks share that draw by words: batches, what the model is told, and how it follows."""
 
+from functools import partial
+
 import torch
 
 from engines import pictures, tensors
@@ -90,28 +92,29 @@ def seeds(request, batch):
     return [alone(request, i).seed for i in batch]
 
 
-def _words(request, model, count):
+def _words(request, wanted, unwanted, count):
     """What the model is told: `(share, conds)` for each stage of the words to follow, and of those to keep away from.
 
-    `conds` are as `guided` takes them.
+    `conds` are as `guided` takes them. `wanted(texts)` and `unwanted(texts)` are what the model makes of them.
     """
     asked = choose(request.prompt.strip(), request.seed)
     stages = [
-        (share, [(model.words([prompt.styled(part, request.style)] * count), weight)
+        (share, [(wanted([prompt.styled(part, request.style)] * count), weight)
                  for part, weight in prompt.composed(text)])
         for share, text in prompt.stages(asked)
     ]  # fmt: skip
-    return stages, model.words([prompt.weighted(request.negative.strip())] * count)
+    return stages, unwanted([prompt.weighted(request.negative.strip())] * count)
 
 
-def guided_denoiser(request, model, levels, sigmas, count, each, around=None):
+def guided_denoiser(request, model, levels, sigmas, count, each, size, around=None):
     """A `model(x, sigma) -> denoised` of a `LatentDiffusion` that follows the words of a request, for `count` rows.
 
-    `levels` are those of all its steps, of which `sigmas` are gone; a net that inpaints is told what lies
-    `around (count, ...)`.
+    `levels` are those of all its steps, of which `sigmas` are gone; `size` `(width, height)` is that of what is drawn
+    at once, in pixels; a net that inpaints is told what lies `around (count, ...)`.
     """
     interval = guidance.interval_of_steps(levels, request.cfg_start, request.cfg_end)
-    stages, uncond = _words(request, model, count)
+    wanted, unwanted = (partial(model.words, size=size, wanted=follow) for follow in (True, False))
+    stages, uncond = _words(request, wanted, unwanted, count)
     around = {} if around is None else {"concat": around}
     models = []
     for share, conds in stages:
@@ -129,7 +132,7 @@ def fill(request, model, tokens, hidden, chance, callback=None, each=at_once):
     `each` says how the net goes over the rows of a batch.
     """
     order = decoding.by_halton(*tokens.shape[1:]) if request.order == "halton" else decoding.by_confidence
-    stages, uncond = _words(request, model, len(tokens))
+    stages, uncond = _words(request, model.words, model.words, len(tokens))
     net = each(model.transformer)
     models = [(share, decoding.guided(net, conds, uncond, request.cfg_scale)) for share, conds in stages]
     return decoding.decode(

@@ -65,9 +65,10 @@ def _diffuse(request, model, batch, report, each):
     x = _start(request, model, batch) * sigmas[0].item()
     if request.image is not None:
         x = _source(request, model) + x
-    around = model.nothing_around(len(batch), request.height, request.width) if model.inpaints else None
+    size = request.width, request.height
+    around = model.nothing_around(len(batch), *size[::-1]) if model.inpaints else None
     x = samplers.by_name(request.sampler)(
-        drawing.guided_denoiser(request, model, levels, sigmas, len(batch), each, around),
+        drawing.guided_denoiser(request, model, levels, sigmas, len(batch), each, size, around),
         x,
         sigmas.to(model.device),
         callback=lambda step: report(step.index, step.count, lambda: model.decode(step.denoised[:4])),

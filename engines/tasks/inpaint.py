@@ -165,7 +165,7 @@ def _by_diffusion(request, model, batch, x, strength, report, each):
     fresh = samplers.noise_sampler_from_seeds(seeds, known.shape[1:], model.device)
     rows = len(batch)
     around = model.surroundings(x, hole).expand(rows, -1, -1, -1) if model.inpaints else None
-    denoise = drawing.guided_denoiser(request, model, levels, sigmas, rows, each, around)
+    denoise = drawing.guided_denoiser(request, model, levels, sigmas, rows, each, x.shape[:1:-1], around)
     sampler = inpainting.resampled(samplers.by_name(request.sampler), request.jumps, JUMP)
     latents = sampler(
         inpainting.kept(denoise, known, places, sigmas, len(levels) - 1),

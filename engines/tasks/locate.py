@@ -33,7 +33,7 @@ def locate(request, model, on_progress=None):
     width, height = size = inpaint.work_size((0, 0, *image.size), model)
     small = cv2.resize(np.asarray(image), size, interpolation=cv2.INTER_AREA)
     x0 = model.encode(tensors.from_image(Image.fromarray(small)).to(model.device))
-    told, denoise = model.words([words]), model.denoiser()
+    told, denoise = model.words([words], size), model.denoiser()
     if model.inpaints:
         told["concat"] = model.nothing_around(1, height, width)
     found = []

@@ -58,10 +58,9 @@ def _drawn_over(request, model, batch, x, report, each):
     known = fused(model.encode, x, SIDE // factor, SHARED, taken=factor)
     height, width = known.shape[2:]
     count = rows * windows_at_once(height, width, side, request.overlap)
-    around = None
-    if model.inpaints:
-        around = model.nothing_around(count, *(factor * min(side, length) for length in (height, width)))
-    windowed = drawing.guided_denoiser(request, model, levels, sigmas, count, each, around)
+    size = tuple(factor * min(side, length) for length in (width, height))  # of a window
+    around = model.nothing_around(count, *size[::-1]) if model.inpaints else None
+    windowed = drawing.guided_denoiser(request, model, levels, sigmas, count, each, size, around)
 
     def denoise(x, sigma):
         return fused(lambda rows: windowed(rows, sigma[:1].expand(len(rows))), x, side, request.overlap)

@@ -33,6 +33,8 @@ class TextConfig:
     activation: str = "quick_gelu"  # quick_gelu (OpenAI's CLIP) or gelu (OpenCLIP)
     end_token: int = 49407  # id of the end-of-text token, where the pooled vector is read
     skip_last: int = 0  # layers left out of the hidden states: 1 is the penultimate layer of SD 2
+    hidden_norm: bool = True  # whether the hidden states pass through the final norm; in SDXL they do not
+    projection: int = 0  # width of the pooled vector after its projection; 0 leaves it as it is
 
     def __post_init__(self):
         for name in ("vocab_size", "context_length", "width", "layers", "heads"):
@@ -45,6 +47,8 @@ class TextConfig:
         if not 0 <= self.end_token < self.vocab_size:
             last = self.vocab_size - 1
             raise BadRequest(f"end_token is {self.end_token}; it must lie between 0 and {last}.")
+        if self.projection < 0:
+            raise BadRequest(f"projection of a text encoder is {self.projection}; it must not be negative.")
         if not 0 <= self.skip_last < self.layers:
             raise BadRequest(f"skip_last is {self.skip_last}; it must lie between 0 and {self.layers - 1}.")
 
@@ -126,33 +130,36 @@ class Encoder(nn.Module):
 
 
 class TextTransformer(nn.Module):
-    """Embeddings, layers, and a final norm that all states pass through."""
+    """Embeddings, layers, and a final norm, which the hidden states may go round."""
 
     def __init__(self, config):
         super().__init__()
         self.embeddings = Embeddings(config)
         self.encoder = Encoder(config)
         self.final_layer_norm = nn.LayerNorm(config.width)
+        self.hidden_norm = config.hidden_norm
 
     def forward(self, tokens, end):
         last, hidden = self.encoder(self.embeddings(tokens))
         pooled = last[torch.arange(len(tokens), device=tokens.device), end]
-        return self.final_layer_norm(hidden), self.final_layer_norm(pooled)
+        return self.final_layer_norm(hidden) if self.hidden_norm else hidden, self.final_layer_norm(pooled)
 
 
 class TextEncoder(nn.Module):
-    """Tokens `(B, T)` int64 to `(hidden, pooled)`: `(B, T, width)` and `(B, width)`, both final-normed.
+    """Tokens `(B, T)` int64 to `(hidden, pooled)`: `(B, T, width)` and `(B, width)`, or as wide as the `projection`.
 
-    `hidden` leaves out the last `skip_last` layers. `pooled` is the state of the first end-of-text
-    token after all layers: what the whole text says. `weights (B, T)` move the states of tokens away from
-    those of a text without words, or towards them: 1 leaves a token as it is. Raises `BadRequest` for more
-    than `context_length` tokens and for a text without its end token.
+    `hidden` leaves out the last `skip_last` layers. `pooled` is the final-normed state of the first end-of-text
+    token after all layers, projected where the model does so: what the whole text says. `weights (B, T)` move the
+    states of tokens away from those of a text without words, or towards them: 1 leaves a token as it is. Raises
+    `BadRequest` for more than `context_length` tokens and for a text without its end token.
     """
 
     def __init__(self, config):
         super().__init__()
         self.config = config
         self.text_model = TextTransformer(config)
+        if config.projection:
+            self.text_projection = nn.Linear(config.width, config.projection, bias=False)
         self._init_weights()
 
     def forward(self, tokens, weights=None):
@@ -168,6 +175,8 @@ class TextEncoder(nn.Module):
                 "it was cut, or comes from another tokenizer."
             )
         hidden, pooled = self.text_model(tokens, is_end.int().argmax(dim=1))
+        if self.config.projection:
+            pooled = self.text_projection(pooled)
         if weights is not None and (weights != 1).any():
             silent = torch.full_like(tokens, self.config.end_token)
             silent[:, 0] = tokens[:, 0]
@@ -181,6 +190,8 @@ class TextEncoder(nn.Module):
         branch = width**-0.5 * (2 * layers) ** -0.5
         nn.init.normal_(self.text_model.embeddings.token_embedding.weight, std=0.02)
         nn.init.normal_(self.text_model.embeddings.position_embedding.weight, std=0.01)
+        if self.config.projection:
+            nn.init.normal_(self.text_projection.weight, std=width**-0.5)
         for layer in self.text_model.encoder.layers:
             attention = layer.self_attn
             for linear in (attention.q_proj, attention.k_proj, attention.v_proj):

@@ -188,6 +188,8 @@ def test_a_missing_vector_is_refused():
     (dict(adm_dim=-1), "adm_dim"),
     (dict(ch_mult=()), "ch_mult"),
     (dict(attention_levels=(2,)), "attention_levels"),
+    (dict(transformer_depth=(1, 2, 3, 4)), "transformer_depth"),
+    (dict(transformer_depth=0), "transformer_depth"),
     (dict(dropout=1.0), "dropout"),
 ])
 def test_a_config_that_cannot_be_built_is_refused(change, words):
