@@ -9,8 +9,9 @@ import torch
 
 from engines import catalog, classical, pipelines, requests
 from engines.checkpoints import files, models
+from engines.diffusion.latent import LatentDiffusion
 from engines.errors import AtelierError
-from engines.runtime import PeakMemory, choose_device, device_name, memory_budget, total_memory
+from engines.runtime import PeakMemory, choose_device, device_name, memory_budget, precision, total_memory
 from engines.tasks.adjust import adjust
 from engines.tasks.codebook import codebook
 from engines.tasks.generate import generate
@@ -72,7 +73,7 @@ class Engine:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
         hashes = {f"{name}_sha256": model.sha256 for name, model in loaded.items()}
-        return self._recorded(result, request, hashes, peak.bytes)
+        return self._recorded(result, request, hashes, peak.bytes, _precision(loaded["model"]))
 
     def _engine(self, request):
         if request.act != "status":
@@ -97,12 +98,14 @@ class Engine:
         if key not in self._loaded:
             first_stage = self.load(catalog.first_stage(row, self.home)) if row.first_stage else None
             if row.family == pipelines.FAMILY:
-                model = pipelines.load(row.path)
+                model = pipelines.load(row.path, precision(self.device))
                 model.sha256 = files.sha256(row.path)
             else:
                 model = models.load(row.path, first_stage)
             model.name = row.id
             self._loaded[key] = model.to(self.device)
+            if model.family == LatentDiffusion.family and precision(self.device) != torch.float32:
+                model.lower(precision(self.device))
         self._loaded.move_to_end(key)
         while len(self._loaded) > 1 and self._held() > self.budget:
             self._loaded.popitem(last=False)
@@ -117,13 +120,13 @@ class Engine:
         tensors = (tensor for model in self._loaded.values() for tensor in model.state_dict().values())
         return sum({tensor.data_ptr(): tensor.nbytes for tensor in tensors}.values())
 
-    def _recorded(self, result, request, hashes=None, memory=None):
+    def _recorded(self, result, request, hashes=None, memory=None, computed="float32"):
         def record(request):
             return {
                 "request": json.loads(requests.to_json(request)),
                 **(hashes or {"model_sha256": ""}),
                 "device": self.device.type,
-                "precision": "float32",
+                "precision": computed,
                 "versions": {"atelier": requests.VERSION, "torch": importlib.metadata.version("torch")},
             }
 
@@ -134,3 +137,8 @@ class Engine:
             )
             result = dataclasses.replace(result, pictures=pictures)
         return dataclasses.replace(result, record=record(request), memory=memory)
+
+
+def _precision(model):
+    """The name of what a model computes in."""
+    return str(getattr(model, "precision", torch.float32)).removeprefix("torch.")

@@ -57,6 +57,11 @@ class Pipeline:
         return {f"{name}.{key}": value for name, net in nets.items() for key, value in net.state_dict().items()}
 
     @property
+    def precision(self):
+        """The dtype that the nets compute in."""
+        return self.pipe.unet.dtype
+
+    @property
     def size_multiple(self):
         """Pixels that both sides of a picture must be a multiple of."""
         return self.pipe.vae_scale_factor
@@ -64,11 +69,14 @@ class Pipeline:
     def decode(self, latents):
         """Pictures `(B, 3, H, W)` of the pipeline's latents."""
         vae = self.pipe.vae
-        return vae.decode(latents / vae.config.scaling_factor).sample
+        return vae.decode((latents / vae.config.scaling_factor).to(vae.dtype)).sample.float()
 
 
-def load(folder):
-    """The `Pipeline` in a folder. Raises `BadCheckpoint` for one that diffusers cannot build from safetensors alone."""
+def load(folder, precision=torch.float32):
+    """The `Pipeline` in a folder, in a `precision`, a dtype.
+
+    Raises `BadCheckpoint` for one that diffusers cannot build from safetensors alone.
+    """
     from diffusers import DiffusionPipeline
 
     folder = Path(folder)
@@ -76,7 +84,8 @@ def load(folder):
         parts = json.loads((folder / files.PIPELINE).read_text())
         options = {"safety_checker": None} if "safety_checker" in parts else {}
         pipe = DiffusionPipeline.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, **options
+            folder, torch_dtype=precision, local_files_only=True, use_safetensors=True, trust_remote_code=False,
+            **options,
         )
     except Exception as error:  # diffusers raises anything
         first = str(error).strip().partition("\n")[0][:200]

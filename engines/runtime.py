@@ -37,6 +37,13 @@ def autocast(device):
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
 
 
+def precision(device):
+    """What large nets compute in: half of the bits on an NVIDIA GPU, bfloat16 where it has that; else float32."""
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
 def device_name(device):
     """What the machine calls a device."""
     if device.type == "cuda":

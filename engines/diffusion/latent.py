@@ -113,6 +113,18 @@ class LatentDiffusion(nn.Module):
         self.noise = FlowNoise() if config.prediction == "flow" else discrete
         self.register_buffer("latent_mean", torch.tensor(config.latent_mean).view(1, -1, 1, 1), persistent=False)
 
+    def lower(self, precision):
+        """Let the UNet compute in another `precision`, a dtype, with channels last, as GPUs are quickest.
+
+        Words, latents and pictures stay in float32: an autoencoder overflows in float16.
+        """
+        self.unet.to(dtype=precision, memory_format=torch.channels_last)
+
+    @property
+    def precision(self):
+        """The dtype that the UNet computes in."""
+        return self.unet.out[-1].weight.dtype
+
     @property
     def inpaints(self):
         return self.config.unet.in_channels > self.config.unet.out_channels
@@ -133,7 +145,8 @@ class LatentDiffusion(nn.Module):
 
     def denoiser(self):
         """The UNet as `model(x, sigma, **extra) -> denoised`."""
-        return DENOISERS[self.config.prediction](self.unet, self.noise)
+        lower = None if self.precision == torch.float32 else self.precision
+        return DENOISERS[self.config.prediction](self.unet, self.noise, lower)
 
     def encode(self, pictures):
         """Latents `(B, C, h, w)` of `(B, 3, H, W)` in the frame of the UNet: mean 0, spread 1."""

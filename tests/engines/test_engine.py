@@ -8,11 +8,12 @@ import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from engines import requests
+from engines import engine, requests
 from engines.checkpoints import files, models
 from engines.engine import Engine
 from engines.errors import AtelierError, BadRequest, Cancelled
@@ -62,6 +63,15 @@ def test_models_stay_loaded_until_others_need_their_room(home, monkeypatch, budg
     for asked in (request(), request(seed=1), reconstruction(), request()):
         engine.run(asked)
     assert seen == loaded
+
+
+def test_in_half_precision_it_draws_nearly_the_same_and_says_so(home, monkeypatch):
+    exact = Engine(home, "cpu").run(request())
+    monkeypatch.setattr(engine, "precision", lambda device: torch.bfloat16)
+    half = Engine(home, "cpu").run(request())
+    assert half.pictures[0].record["precision"] == half.record["precision"] == "bfloat16"
+    found, expected = (np.asarray(made.pictures[0].image).astype(float) for made in (half, exact))
+    assert 0 < np.abs(found - expected).mean() < 4 < expected.std()
 
 
 def test_models_are_loaded_and_unloaded_when_asked(home):
