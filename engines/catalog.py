@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engines import classical
-from engines.checkpoints import files, foreign, stable_diffusion
+from engines.checkpoints import autoencoders, files, foreign, stable_diffusion
 from engines.errors import AtelierError, BadCheckpoint, BadRequest, unknown
 from engines.text.tokenizer import Tokenizer
 
@@ -17,6 +17,7 @@ ASSETS = Path(__file__).parent.parent / "assets"
 TASKS = {
     "vqgan": ("reconstruct",),
     "kl": ("reconstruct",),
+    "taesd": ("reconstruct",),
     "latent-diffusion": ("generate", "inpaint", "refine", "locate"),
     "stable-diffusion": ("generate", "inpaint", "refine", "locate"),  # 1 and 2, as published
     "token-transformer": ("generate", "resample", "inpaint"),
@@ -47,6 +48,7 @@ class Model:
     licence: str
     card: dict
     first_stage: dict | None = None  # `name` and `sha256` of the autoencoder that it draws with
+    beside: Path | None = None  # of its other half, where it lies in two files
 
 
 def catalog(home=None):
@@ -60,7 +62,7 @@ def catalog(home=None):
     rows = {}
     for path in paths:
         try:
-            found = [read(path), *_ours(path)]
+            found = _rows(path)
         except AtelierError as error:
             log.warning("%s is not in the catalog: %s", path, error)
             continue
@@ -76,6 +78,13 @@ def catalog(home=None):
     return rows
 
 
+def _rows(path):
+    # none of the half of a model that the row of the other half takes, two of a pipeline that our engine can run, too
+    if path.is_file() and foreign.recognised(path)[0].family == autoencoders.TINY_ENCODER:
+        return []
+    return [read(path), *_ours(path)]
+
+
 def read(path):
     """The row of one file, of the `model.safetensors` in a folder, or of the diffusers pipeline in a folder."""
     path = Path(path)
@@ -85,6 +94,8 @@ def read(path):
     path = path / "model.safetensors" if path.is_dir() else path
     layout, metadata = foreign.recognised(path)
     family = layout.family
+    if family == autoencoders.TINY_ENCODER:
+        raise BadCheckpoint(f"{path.name} is the encoder of a tiny autoencoder; name the file of its decoder instead.")
     if family not in TASKS:
         raise BadCheckpoint(f"{path.name} is no model of a known family; known are: {', '.join(TASKS)}.")
     card = metadata.get("card", {})
@@ -93,10 +104,11 @@ def read(path):
         family=family,
         tasks=TASKS[family],
         path=path,
-        bytes=path.stat().st_size,
+        bytes=sum(part.stat().st_size for part in (path, layout.beside) if part),
         licence=card.get("licence", "unknown"),
         card=card,
         first_stage=metadata.get("first_stage"),
+        beside=layout.beside,
     )
 
 
@@ -159,7 +171,7 @@ def first_stage(row, home=None):
     found = [read(path) for path in paths if path.exists()]
     found += [known for known in [catalog(home).get(name)] if known]
     for candidate in found:
-        if "reconstruct" in candidate.tasks and files.sha256(candidate.path) == sha256:
+        if "reconstruct" in candidate.tasks and files.sha256(candidate.path, candidate.beside) == sha256:
             return candidate
     what = f"is not the one that is here: its SHA-256 begins with {sha256[:8]}" if found else "is not here"
     raise BadCheckpoint(

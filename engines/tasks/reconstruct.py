@@ -19,7 +19,7 @@ DIFFERENCE_GAIN = 4  # a quarter of the full range is shown white
 
 @torch.no_grad()
 def reconstruct(request, model, on_progress=None):
-    """What a `VQGAN` or `KLAutoencoder` makes of the picture, or the saved tokens, of a `ReconstructRequest`.
+    """What an autoencoder makes of the picture, or a `VQGAN` of the saved tokens, of a `ReconstructRequest`.
 
     Saved tokens must be of this very model: `model.sha256` is the hash of its file.
     """
