@@ -131,15 +131,19 @@ def tokenizer(row):
     """
     if row.path is None or row.family == "diffusers":
         return None
-    if row.path.is_dir():
-        return stable_diffusion.tokenizer(stable_diffusion.in_folder(row.path)[0], row.path)
-    layout, _ = foreign.recognised(row.path)
+    config = _config(row)
     if row.family == stable_diffusion.FAMILY:
-        return stable_diffusion.tokenizer(layout.config, row.path)
-    config = layout.config or {}
+        return stable_diffusion.tokenizer(config, row.path)
     if "tokenizer" not in config:
         return None
     return Tokenizer(config["tokenizer"], config["text"]["context_length"])
+
+
+def _config(row):
+    # of what our own engine runs
+    if row.path.is_dir():
+        return stable_diffusion.in_folder(row.path)[0]
+    return foreign.recognised(row.path)[0].config or {}
 
 
 def find(name, task=None, home=None, paths=True):
@@ -158,6 +162,33 @@ def find(name, task=None, home=None, paths=True):
     if task and task not in row.tasks:
         raise BadRequest(f"The model “{row.id}” cannot {task}; choose one of: {', '.join(able)}.")
     return row
+
+
+def autoencoders_for(row, home=None):
+    """The rows of the autoencoders that the model of `row` can draw with instead of its own."""
+    return [other for other in catalog(home).values() if _draws_with(row, other)]
+
+
+def autoencoder(name, row, home=None, paths=True):
+    """The row of the autoencoder called `name`, or lying at the path `name`, for the model of `row` to draw with.
+
+    Without `paths`, none but those of the catalog. Raises `BadRequest` for one that the model cannot draw with.
+    """
+    other = find(name, None, home, paths)
+    if not _draws_with(row, other):
+        able = ["its own, by an empty name", *(fitting.id for fitting in autoencoders_for(row, home))]
+        raise BadRequest(f"“{row.id}” cannot draw with “{other.id}”; choose one of: {', '.join(able)}.")
+    return other
+
+
+def _draws_with(row, other):
+    # of Stable Diffusion's latents there are other autoencoders
+    if row.family != stable_diffusion.FAMILY or other.family not in ("kl", autoencoders.TINY):
+        return False
+    try:
+        return autoencoders.latents(_config(other)) == autoencoders.latents(_config(row)["first_stage"])
+    except (AttributeError, KeyError, TypeError):  # of a file that says of itself what it is not
+        return False
 
 
 def first_stage(row, home=None):

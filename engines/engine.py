@@ -61,11 +61,16 @@ class Engine:
         rows = {
             name: catalog.find(getattr(request, name), task, self.home, self.paths) for name, task in wanted.items()
         }
+        if isinstance(request, requests.Drawn) and request.vae:
+            rows["vae"] = catalog.autoencoder(request.vae, rows["model"], self.home, self.paths)
         request = dataclasses.replace(request, **{name: row.id for name, row in rows.items()})
         try:
             loaded = {name: self.load(row) for name, row in rows.items()}
+            parts = dict(loaded)
+            if "vae" in parts:
+                parts["model"] = parts["model"].drawing_with(parts.pop("vae"))
             with PeakMemory(self.device) as peak:
-                result = function(request, *loaded.values(), on_progress)
+                result = function(request, *parts.values(), on_progress)
         except torch.OutOfMemoryError as error:
             raise AtelierError("The device ran out of memory; ask for fewer or smaller pictures.") from error
         finally:

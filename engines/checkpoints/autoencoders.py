@@ -10,6 +10,7 @@ import re
 from engines.errors import BadCheckpoint
 
 TINY, TINY_ENCODER = "taesd", "taesd-encoder"  # families; as published, the tiny one's halves have a file each
+FIRST_STAGE = "first_stage_model."  # before the names where the file was taken out of a Stable Diffusion
 GROUPS = 32  # of every group norm that was published
 UNUSED = ("loss.", "model_ema.", "quantize.re_embed")  # discriminators and moving averages of the training
 
@@ -40,6 +41,9 @@ def detect(shapes):
     """
     if tiny := _tiny(shapes):
         return tiny
+    if all(name.startswith(FIRST_STAGE) for name in shapes):
+        inner = detect({name.removeprefix(FIRST_STAGE): shape for name, shape in shapes.items()})
+        return inner and _within(FIRST_STAGE, *inner)
     if "encoder.conv_in.weight" not in shapes:
         return None
     # diffusers counts the levels of the decoder from the deepest
@@ -54,6 +58,18 @@ def detect(shapes):
     if codes:
         return "vqgan", {"autoencoder": config, "codebook": {"n_embed": codes[0]}}, names, unused
     return "kl", {"autoencoder": config}, names, unused
+
+
+def _within(prefix, family, config, names, unused):
+    names = {ours: prefix + theirs for ours, theirs in names.items()}
+    return family, config, names, tuple(prefix + name for name in unused)
+
+
+def latents(config):
+    """The channels of the latents of an autoencoder by the config of its family, and the pixels a side of one."""
+    config = config.get("autoencoder", config)
+    levels = config["blocks"] if "blocks" in config else config["ch_mult"]
+    return config["embed_dim"], config.get("patch", 1) * 2 ** (len(levels) - 1)
 
 
 def _ours(name, levels):

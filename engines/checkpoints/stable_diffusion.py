@@ -19,7 +19,7 @@ from engines.errors import BadCheckpoint
 from engines.text.tokenizer import CLIPTokenizer
 
 FAMILY = "stable-diffusion"
-UNET, FIRST_STAGE = "model.diffusion_model.", "first_stage_model."
+UNET, FIRST_STAGE = "model.diffusion_model.", autoencoders.FIRST_STAGE
 CLIP, OPENCLIP = "cond_stage_model.transformer.text_model.", "cond_stage_model.model."
 # buffers, moving averages and what only the training needs
 UNUSED = (
