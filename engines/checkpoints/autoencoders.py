@@ -54,9 +54,10 @@ def detect(shapes):
     found = {name: shapes[theirs] for name, theirs in names.items()}
     config = _config(found)
     unused = tuple(theirs for name, theirs in names.items() if name.startswith(UNUSED))
-    codes = found.get("quantize.embedding.weight")
-    if codes:
+    if codes := found.get("quantize.embedding.weight"):
         return "vqgan", {"autoencoder": config, "codebook": {"n_embed": codes[0]}}, names, unused
+    if codes := found.get("quantize.embed.weight"):
+        return "vqgan", {"autoencoder": config, "codebook": {"n_embed": codes[0], "gumbel": True}}, names, unused
     return "kl", {"autoencoder": config}, names, unused
 
 

@@ -5,14 +5,16 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, VQModel
 from PIL import Image
 from safetensors.torch import save_file
+from torch.nn.functional import one_hot
 
 from engines import catalog
 from engines.checkpoints import files, models
 from engines.engine import Engine
 from engines.errors import BadCheckpoint
-from engines.requests import ReconstructRequest
+from engines.requests import CodebookRequest, ReconstructRequest
 from engines.vqgan.autoencoder import AutoencoderConfig
 from engines.vqgan.tiny import TinyAutoencoderConfig
+from tests import tiny
 from tests.engines.vqgan.test_autoencoder import assert_same, peer_shape, pictures, published, spread_codes
 from tests.peers import randomise
 from tests.tiny import png
@@ -43,6 +45,7 @@ def peer(kind, config, x):
 
 
 def written(path, state):
+    path.parent.mkdir(exist_ok=True)
     save_file({name: value.contiguous() for name, value in state.items()}, path)
     return path
 
@@ -113,6 +116,46 @@ def test_what_is_missing_or_strange_is_named_as_the_file_calls_it(tmp_path, layo
     path = written(tmp_path / "odd.safetensors", state | {wrong: torch.zeros(64, 64, 1, 3)})
     with pytest.raises(BadCheckpoint, match=f"{wrong} has shape"):
         models.load(path)
+
+
+# ---------------------------------------------------------------- Gumbel
+
+
+@torch.no_grad()
+def test_a_gumbel_vqgan_takes_the_code_of_the_highest_logit(tmp_path):
+    torch.manual_seed(0)
+    config = SHAPES["latent-diffusion f8"]
+    net, x = randomise(AutoencoderKL(**peer_shape(config), use_quant_conv=False)), pictures(config, 2, 32, 48)
+    # taming-transformers' GumbelVQ: the encoder gives the latents themselves, not a mean and a variance
+    net.encoder.conv_out = torch.nn.Conv2d(net.encoder.conv_out.in_channels, config.z_channels, 3, padding=1)
+    before, after = (torch.nn.Conv2d(config.z_channels, config.embed_dim, 1) for _ in range(2))
+    proj, embed = torch.nn.Conv2d(config.embed_dim, 40, 1), torch.randn(40, config.embed_dim)
+    z = before(net.encoder(x))
+    proj.weight.normal_()
+    proj.bias.copy_(-(proj.weight[:, :, 0, 0] @ z.mean((0, 2, 3))))  # so that no code is above the others everywhere
+    state = published(net.state_dict(), config) | {
+        "quantize.embed.weight": embed, "quantize.proj.weight": proj.weight, "quantize.proj.bias": proj.bias,
+        **{f"{name}.{kind}": getattr(layer, kind) for name, layer in
+           (("quant_conv", before), ("post_quant_conv", after)) for kind in ("weight", "bias")},
+        "loss.discriminator.main.0.weight": torch.zeros(4, 3, 4, 4),
+    }  # fmt: skip
+    path = written(tmp_path / "models" / "gumbel.safetensors", state)
+    indices = proj(z).argmax(1)
+    expected = net.decoder(after(torch.einsum("bnhw,nd->bdhw", one_hot(indices, 40).movedim(3, 1).float(), embed)))
+    ours = models.load(path)
+    assert (catalog.read(path).family, ours.codebook_config.n_embed) == ("vqgan", 40)
+    assert_same(ours.encode(x), z)
+    assert torch.equal(ours.quantize(ours.encode(x)).indices, indices) and len(indices.unique()) > 5
+    assert_same(ours.decode(ours.encode(x)), expected)
+    assert_same(ours.decode_indices(indices), expected)
+    # saved again, and its tokens opened again, it is the same
+    models.save(tmp_path / "models" / "again.safetensors", ours, {})
+    assert models.load(tmp_path / "models" / "again.safetensors").codebook_config == ours.codebook_config
+    engine = Engine(tmp_path, device="cpu")
+    first = engine.run(ReconstructRequest(model="gumbel", image=png(tiny.picture(64, 48))))
+    again = engine.run(ReconstructRequest(model="gumbel", tokens=first.tokens))
+    assert first.n_embed == 40 and again.reconstruction.tobytes() == first.reconstruction.tobytes()
+    assert engine.run(CodebookRequest(model="gumbel")).sheet.size == (64 * 8, 8)
 
 
 # ---------------------------------------------------------------- TAESD
