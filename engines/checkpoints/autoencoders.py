@@ -41,7 +41,7 @@ def detect(shapes):
     """
     if tiny := _tiny(shapes):
         return tiny
-    if all(name.startswith(FIRST_STAGE) for name in shapes):
+    if shapes and all(name.startswith(FIRST_STAGE) for name in shapes):
         inner = detect({name.removeprefix(FIRST_STAGE): shape for name, shape in shapes.items()})
         return inner and _within(FIRST_STAGE, *inner)
     if "encoder.conv_in.weight" not in shapes:
