@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engines import classical
-from engines.checkpoints import files, foreign, stable_diffusion
+from engines.checkpoints import autoencoders, files, foreign, stable_diffusion
 from engines.errors import AtelierError, BadCheckpoint, BadRequest, unknown
 from engines.text.tokenizer import Tokenizer
 
@@ -17,6 +17,7 @@ ASSETS = Path(__file__).parent.parent / "assets"
 TASKS = {
     "vqgan": ("reconstruct",),
     "kl": ("reconstruct",),
+    "taesd": ("reconstruct",),
     "latent-diffusion": ("generate", "inpaint", "refine", "locate"),
     "stable-diffusion": ("generate", "inpaint", "refine", "locate"),  # 1 and 2, as published
     "token-transformer": ("generate", "resample", "inpaint"),
@@ -47,6 +48,7 @@ class Model:
     licence: str
     card: dict
     first_stage: dict | None = None  # `name` and `sha256` of the autoencoder that it draws with
+    beside: Path | None = None  # of its other half, where it lies in two files
 
 
 def catalog(home=None):
@@ -60,7 +62,7 @@ def catalog(home=None):
     rows = {}
     for path in paths:
         try:
-            found = [read(path), *_ours(path)]
+            found = _rows(path)
         except AtelierError as error:
             log.warning("%s is not in the catalog: %s", path, error)
             continue
@@ -76,6 +78,13 @@ def catalog(home=None):
     return rows
 
 
+def _rows(path):
+    # none of the half of a model that the row of the other half takes, two of a pipeline that our engine can run, too
+    if path.is_file() and foreign.recognised(path)[0].family == autoencoders.TINY_ENCODER:
+        return []
+    return [read(path), *_ours(path)]
+
+
 def read(path):
     """The row of one file, of the `model.safetensors` in a folder, or of the diffusers pipeline in a folder."""
     path = Path(path)
@@ -85,6 +94,8 @@ def read(path):
     path = path / "model.safetensors" if path.is_dir() else path
     layout, metadata = foreign.recognised(path)
     family = layout.family
+    if family == autoencoders.TINY_ENCODER:
+        raise BadCheckpoint(f"{path.name} is the encoder of a tiny autoencoder; name the file of its decoder instead.")
     if family not in TASKS:
         raise BadCheckpoint(f"{path.name} is no model of a known family; known are: {', '.join(TASKS)}.")
     card = metadata.get("card", {})
@@ -93,10 +104,11 @@ def read(path):
         family=family,
         tasks=TASKS[family],
         path=path,
-        bytes=path.stat().st_size,
+        bytes=sum(part.stat().st_size for part in (path, layout.beside) if part),
         licence=card.get("licence", "unknown"),
         card=card,
         first_stage=metadata.get("first_stage"),
+        beside=layout.beside,
     )
 
 
@@ -119,15 +131,19 @@ def tokenizer(row):
     """
     if row.path is None or row.family == "diffusers":
         return None
-    if row.path.is_dir():
-        return stable_diffusion.tokenizer(stable_diffusion.in_folder(row.path)[0], row.path)
-    layout, _ = foreign.recognised(row.path)
+    config = _config(row)
     if row.family == stable_diffusion.FAMILY:
-        return stable_diffusion.tokenizer(layout.config, row.path)
-    config = layout.config or {}
+        return stable_diffusion.tokenizer(config, row.path)
     if "tokenizer" not in config:
         return None
     return Tokenizer(config["tokenizer"], config["text"]["context_length"])
+
+
+def _config(row):
+    # of what our own engine runs
+    if row.path.is_dir():
+        return stable_diffusion.in_folder(row.path)[0]
+    return foreign.recognised(row.path)[0].config or {}
 
 
 def find(name, task=None, home=None, paths=True):
@@ -148,6 +164,33 @@ def find(name, task=None, home=None, paths=True):
     return row
 
 
+def autoencoders_for(row, home=None):
+    """The rows of the autoencoders that the model of `row` can draw with instead of its own."""
+    return [other for other in catalog(home).values() if _draws_with(row, other)]
+
+
+def autoencoder(name, row, home=None, paths=True):
+    """The row of the autoencoder called `name`, or lying at the path `name`, for the model of `row` to draw with.
+
+    Without `paths`, none but those of the catalog. Raises `BadRequest` for one that the model cannot draw with.
+    """
+    other = find(name, None, home, paths)
+    if not _draws_with(row, other):
+        able = ["its own, by an empty name", *(fitting.id for fitting in autoencoders_for(row, home))]
+        raise BadRequest(f"“{row.id}” cannot draw with “{other.id}”; choose one of: {', '.join(able)}.")
+    return other
+
+
+def _draws_with(row, other):
+    # of Stable Diffusion's latents there are other autoencoders
+    if row.family != stable_diffusion.FAMILY or other.family not in ("kl", autoencoders.TINY):
+        return False
+    try:
+        return autoencoders.latents(_config(other)) == autoencoders.latents(_config(row)["first_stage"])
+    except (AttributeError, KeyError, TypeError):  # of a file that says of itself what it is not
+        return False
+
+
 def first_stage(row, home=None):
     """The row of the autoencoder that the model of `row` draws with: beside its file, or else in the catalog.
 
@@ -159,7 +202,7 @@ def first_stage(row, home=None):
     found = [read(path) for path in paths if path.exists()]
     found += [known for known in [catalog(home).get(name)] if known]
     for candidate in found:
-        if "reconstruct" in candidate.tasks and files.sha256(candidate.path) == sha256:
+        if "reconstruct" in candidate.tasks and files.sha256(candidate.path, candidate.beside) == sha256:
             return candidate
     what = f"is not the one that is here: its SHA-256 begins with {sha256[:8]}" if found else "is not here"
     raise BadCheckpoint(

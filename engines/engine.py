@@ -62,11 +62,16 @@ class Engine:
         rows = {
             name: catalog.find(getattr(request, name), task, self.home, self.paths) for name, task in wanted.items()
         }
+        if isinstance(request, requests.Drawn) and request.vae:
+            rows["vae"] = catalog.autoencoder(request.vae, rows["model"], self.home, self.paths)
         request = dataclasses.replace(request, **{name: row.id for name, row in rows.items()})
         try:
             loaded = {name: self.load(row) for name, row in rows.items()}
+            parts = dict(loaded)
+            if "vae" in parts:
+                parts["model"] = parts["model"].drawing_with(parts.pop("vae"))
             with PeakMemory(self.device) as peak:
-                result = function(request, *loaded.values(), on_progress)
+                result = function(request, *parts.values(), on_progress)
         except torch.OutOfMemoryError as error:
             raise AtelierError("The device ran out of memory; ask for fewer or smaller pictures.") from error
         finally:
@@ -113,7 +118,7 @@ class Engine:
 
     @staticmethod
     def _key(row):
-        return row.family, row.path, row.path.stat().st_mtime_ns
+        return row.family, row.path, files.stamp(row.path), files.stamp(row.beside or row.path)
 
     def _held(self):
         # bytes of the loaded models; an autoencoder that several draw with is there once

@@ -162,6 +162,7 @@ class Drawn(FromWords):
     count: int = _number(1, 1, 16, 1, "how many pictures, with seeds counting up")
     sampler: str = _choice("dpmpp_2m", SAMPLERS, "of a diffusion model: how each step is taken")
     scheduler: str = _choice("linear", SCHEDULES, "of a diffusion model: how the noise falls from step to step")
+    vae: str = _free("", "of Stable Diffusion: another autoencoder; without one, the model's own")
     cfg_rescale: float = _number(0.0, 0.0, 1.0, 0.05, "of a diffusion model: tames strong colours; 0 is off")
     cfg_start: float = _number(0.0, 0.0, 1.0, 0.05, "of a diffusion model: guidance begins at this share of the steps")
     cfg_end: float = _number(1.0, 0.0, 1.0, 0.05, "of a diffusion model: guidance ends at this share of the steps")

@@ -79,7 +79,7 @@ def _parser():
     generate.add_argument("--size", help="WxH in pixels")
     generate.add_argument("--image", help="a picture to start from; - reads standard input")
     for name in (
-        "model", "negative", "style", "steps", "sampler", "scheduler", "cfg_scale", "cfg_rescale", "cfg_start",
+        "model", "vae", "negative", "style", "steps", "sampler", "scheduler", "cfg_scale", "cfg_rescale", "cfg_start",
         "cfg_end", "seed", "count", "variation_seed", "variation_strength", "strength", "order", "temperature", "top_k",
         "corrections",
     ):  # fmt: skip
@@ -97,7 +97,7 @@ def _parser():
     inpaint.add_argument("mask", nargs="?", help="a picture of the same size: white is painted anew; not for new space")
     inpaint.add_argument("--out", required=True, help="the PNG to write; - writes standard output")
     for name in (
-        "prompt", "model", "negative", "style", "steps", "sampler", "scheduler", "cfg_scale", "seed", "strength",
+        "prompt", "model", "vae", "negative", "style", "steps", "sampler", "scheduler", "cfg_scale", "seed", "strength",
         "begin", "area", "margin", "feather", "match", "jumps", "left", "right", "top", "bottom", "order",
         "temperature", "top_k", "corrections",
     ):  # fmt: skip
@@ -116,7 +116,7 @@ def _parser():
     refine.add_argument("image", help="the picture; - reads standard input")
     refine.add_argument("--out", type=Path, required=True, help="the folder for the pictures")
     for name in (
-        "prompt", "model", "upscaler", "scale", "strength", "overlap", "negative", "style", "steps", "sampler",
+        "prompt", "model", "vae", "upscaler", "scale", "strength", "overlap", "negative", "style", "steps", "sampler",
         "scheduler", "cfg_scale", "cfg_rescale", "cfg_start", "cfg_end", "seed", "count",
     ):  # fmt: skip
         _add_control(refine, requests.RefineRequest, name)

@@ -70,11 +70,17 @@ def _numbers(name, part):
 
 
 def of_models(request, rows):
-    """The axis of several models, rows of the catalog: those of another family take the steps that suit it."""
+    """The axis of several models, rows of the catalog.
+
+    Those of another family take the steps that suit it, and those that the request does not name their own autoencoder.
+    """
     suited = {value["steps"] for value in SUITED.values()}
     own = isinstance(request, Drawn) and request.steps in suited
+    another = isinstance(request, Drawn) and request.vae
     return tuple(
-        {"model": row.id} | ({"steps": SUITED[row.family]["steps"]} if own and row.family in SUITED else {})
+        {"model": row.id}
+        | ({"steps": SUITED[row.family]["steps"]} if own and row.family in SUITED else {})
+        | ({"vae": ""} if another and row.id != request.model else {})
         for row in rows
     )
 

@@ -23,6 +23,7 @@ THUMBNAIL = 256  # pixels of the longer side
 DAY = 24 * 3600
 OF_USER = "@"  # begins the name of a folder that is one user's
 PICTURES = ("generate", "inpaint", "adjust", "upscale", "refine", "reconstruct")  # the tasks that pictures come from
+MADE = ("model_sha256", "upscaler_sha256", "vae_sha256", "device", "precision")  # what a record says beside its request
 KEPT = DAY  # seconds in which a deletion can be undone
 
 log = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ def compared(one, other):
 
 def _flat(record):
     request = _brief(record["request"])
-    made = {name: record.get(name, "") for name in ("model_sha256", "upscaler_sha256", "device", "precision")}
+    made = {name: record.get(name, "") for name in MADE}
     return request | made | record.get("versions", {})
 
 

@@ -47,6 +47,7 @@ def to_text(record):
         "Size": f"{request['width']}x{request['height']}",
         "Model hash": record.get("model_sha256", "")[:10],
         "Model": request["model"],
+        "VAE": request["vae"],
         "Denoising strength": request["strength"] if request["image"] else "",
         "Version": f"atelier {record.get('versions', {}).get('atelier', '')}",
     }

@@ -1,11 +1,16 @@
-"""Autoencoders of other programs: taming-transformers, latent-diffusion, and diffusers.
+"""Autoencoders of other programs: taming-transformers, latent-diffusion, TAESD, and diffusers.
 
-The nets are those of `engines.vqgan.autoencoder`, which calls their parts as the first two do; diffusers calls them
-otherwise. All shapes are told from the tensors.
+The nets are those of `engines.vqgan`, which call their parts as the first three do; diffusers calls them otherwise. All
+shapes are told from the tensors.
 """
 
+import itertools
 import re
 
+from engines.errors import BadCheckpoint
+
+TINY, TINY_ENCODER = "taesd", "taesd-encoder"  # families; as published, the tiny one's halves have a file each
+FIRST_STAGE = "first_stage_model."  # before the names where the file was taken out of a Stable Diffusion
 GROUPS = 32  # of every group norm that was published
 UNUSED = ("loss.", "model_ema.", "quantize.re_embed")  # discriminators and moving averages of the training
 
@@ -34,6 +39,11 @@ def detect(shapes):
 
     The layers of what is found need not be complete, nor all of them known: loading tells.
     """
+    if tiny := _tiny(shapes):
+        return tiny
+    if shapes and all(name.startswith(FIRST_STAGE) for name in shapes):
+        inner = detect({name.removeprefix(FIRST_STAGE): shape for name, shape in shapes.items()})
+        return inner and _within(FIRST_STAGE, *inner)
     if "encoder.conv_in.weight" not in shapes:
         return None
     # diffusers counts the levels of the decoder from the deepest
@@ -44,10 +54,23 @@ def detect(shapes):
     found = {name: shapes[theirs] for name, theirs in names.items()}
     config = _config(found)
     unused = tuple(theirs for name, theirs in names.items() if name.startswith(UNUSED))
-    codes = found.get("quantize.embedding.weight")
-    if codes:
+    if codes := found.get("quantize.embedding.weight"):
         return "vqgan", {"autoencoder": config, "codebook": {"n_embed": codes[0]}}, names, unused
+    if codes := found.get("quantize.embed.weight"):
+        return "vqgan", {"autoencoder": config, "codebook": {"n_embed": codes[0], "gumbel": True}}, names, unused
     return "kl", {"autoencoder": config}, names, unused
+
+
+def _within(prefix, family, config, names, unused):
+    names = {ours: prefix + theirs for ours, theirs in names.items()}
+    return family, config, names, tuple(prefix + name for name in unused)
+
+
+def latents(config):
+    """The channels of the latents of an autoencoder by the config of its family, and the pixels a side of one."""
+    config = config.get("autoencoder", config)
+    levels = config["blocks"] if "blocks" in config else config["ch_mult"]
+    return config["embed_dim"], config.get("patch", 1) * 2 ** (len(levels) - 1)
 
 
 def _ours(name, levels):
@@ -74,6 +97,50 @@ def _config(found):
         "embed_dim": found["post_quant_conv.weight"][1],
         "norm_groups": GROUPS,
     }
+
+
+def _tiny(shapes):
+    # a whole one by diffusers, which does not count the bound before the decoder, or the half in a published file
+    names = {}
+    for theirs in shapes:
+        if match := re.fullmatch(r"(encoder|decoder)\.layers\.(\d+)\.(.+)", theirs):
+            half, number, rest = match.groups()
+            names[f"{half}.{int(number) + (half == 'decoder')}.{rest}"] = theirs
+    family, half = TINY, "decoder"
+    if "1.conv.0.weight" in shapes or "3.conv.0.weight" in shapes:
+        family, half = (TINY_ENCODER, "encoder") if "0.weight" in shapes else (TINY, "decoder")
+        names = {f"{half}.{theirs}": theirs for theirs in shapes}
+    if not names:
+        return None
+    return family, _tiny_config({name: shapes[theirs] for name, theirs in names.items()}, half), names, ()
+
+
+def _tiny_config(found, half):
+    """The fields of a `TinyAutoencoderConfig`, as one `half` tells them."""
+    numbers = [int(match[1]) for match in map(re.compile(rf"{half}\.(\d+)\.weight").fullmatch, found) if match]
+    numbers.sort()  # of what stands between the blocks
+    blocks = [
+        sum(f"{half}.{number}.conv.0.weight" in found for number in range(*pair))
+        for pair in itertools.pairwise(numbers)
+    ]
+    first, last = (found[f"{half}.{number}.weight"] for number in (numbers[0], numbers[-1]))
+    if half == "encoder":
+        return {"ch": first[0], "blocks": blocks, "embed_dim": last[0]}
+    return {"ch": first[0], "blocks": blocks[::-1], "embed_dim": first[1]}
+
+
+def encoder_beside(path):
+    """The file of the encoder that belongs to the tiny decoder in the file `path`, called alike.
+
+    Raises `BadCheckpoint` where it is not there.
+    """
+    found = path.with_name(path.name.replace("decoder", "encoder"))
+    if found == path or not found.is_file():
+        raise BadCheckpoint(
+            f"{path.name} is the decoder of a tiny autoencoder alone; put its encoder beside it, and let their names "
+            "differ by “decoder” and “encoder”."
+        )
+    return found
 
 
 def count(found, pattern):

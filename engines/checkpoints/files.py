@@ -190,8 +190,13 @@ def name(path):
     return path.parent.name if path.stem in ("model", "diffusion_pytorch_model") else path.stem
 
 
-def sha256(path):
-    """The hash of a file's content, or of all names and contents in a folder, in hexadecimal."""
+def sha256(path, beside=None):
+    """The hash of a file's content, or of all names and contents in a folder, in hexadecimal.
+
+    Of a model in two files, that of the hashes of `path` and of the other one, `beside`.
+    """
+    if beside:
+        return hashlib.sha256(f"{sha256(path)}\n{sha256(beside)}\n".encode()).hexdigest()
     if Path(path).is_dir():
         parts = sorted(part for part in Path(path).rglob("*") if part.is_file())
         listed = "".join(f"{part.relative_to(path).as_posix()} {sha256(part)}\n" for part in parts)

@@ -3,7 +3,7 @@
 import functools
 import importlib.util
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engines.checkpoints import autoencoders, files, stable_diffusion
@@ -17,23 +17,28 @@ class Layout:
     """What a file holds: a model of a `family` by its `config`.
 
     `names` maps the tensors of ours to those in the file, or to `files.Rows` of them, and is None where they are
-    called alike; what is `unused` in the file has no part in the model.
+    called alike; what is `unused` in the file has no part in the model. Where a model lies in two files, the other
+    one is `beside`.
     """
 
     family: str | None
     config: dict | None
     names: dict | None = None
     unused: tuple[str, ...] = ()
+    beside: Path | None = None
 
 
 def recognised(path):
     """The `Layout` of a safetensors file and its metadata; the family is None for what nobody knows.
 
     A file of ours says itself what it is. What is not known but lies in a folder `UPSCALERS` is of the family
-    "spandrel". Raises `BadCheckpoint` for a file that cannot be read, and if that is not installed.
+    "spandrel". Raises `BadCheckpoint` for a file that cannot be read, for half a model whose other half is not
+    there, and if spandrel is not installed.
     """
     path = Path(path)
     layout, metadata = _recognised(path, files.stamp(path))
+    if layout.family == autoencoders.TINY and layout.names and "encoder.0.weight" not in layout.names:
+        layout = replace(layout, beside=autoencoders.encoder_beside(path))
     if layout.family is None and path.parent.name == UPSCALERS:
         if importlib.util.find_spec("spandrel") is None:
             raise BadCheckpoint(

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from engines import spandrels
-from engines.checkpoints import files, foreign, stable_diffusion
+from engines.checkpoints import autoencoders, files, foreign, stable_diffusion
 from engines.diffusion.latent import LatentDiffusion, LatentDiffusionConfig
 from engines.diffusion.unet import UNetConfig
 from engines.diffusion.upscaler import Upscaler, UpscalerConfig
@@ -17,6 +17,7 @@ from engines.text.clip import CLIP, CLIPConfig
 from engines.text.encoder import TextConfig
 from engines.vqgan.autoencoder import VQGAN, AutoencoderConfig, CodebookConfig, KLAutoencoder
 from engines.vqgan.generator import TokenGenerator, TokenGeneratorConfig
+from engines.vqgan.tiny import TinyAutoencoder, TinyAutoencoderConfig
 from engines.vqgan.transformer import TransformerConfig
 
 
@@ -26,6 +27,10 @@ def _vqgan(config):
 
 def _kl(config):
     return KLAutoencoder(AutoencoderConfig(**config["autoencoder"]))
+
+
+def _tiny(config):
+    return TinyAutoencoder(TinyAutoencoderConfig(**config))
 
 
 def _clip(config):
@@ -62,8 +67,8 @@ def _stable_diffusion(config):
 
 
 ALONE = {
-    "vqgan": _vqgan, "kl": _kl, "clip": _clip, "upscaler": _upscaler, "rrdb": _rrdb, "srvgg": _srvgg,
-    stable_diffusion.FAMILY: _stable_diffusion,
+    "vqgan": _vqgan, "kl": _kl, autoencoders.TINY: _tiny, "clip": _clip, "upscaler": _upscaler, "rrdb": _rrdb,
+    "srvgg": _srvgg, stable_diffusion.FAMILY: _stable_diffusion,
 }  # fmt: skip
 DRAWING = {"latent-diffusion": _latent_diffusion, "token-transformer": _token_transformer}  # by an autoencoder
 FAMILIES = ALONE | DRAWING
@@ -127,12 +132,16 @@ def load(path, first_stage=None):
         _check_first_stage(path, metadata, first_stage)
         parts = (first_stage,)
     shapes = _shapes(path, lambda: weights_of(FAMILIES[family](config, *parts)))
-    weights = files.load(path, shapes, layout.names, layout.unused)
+    if layout.beside:
+        other, _ = foreign.recognised(layout.beside)
+        weights = _of_parts(shapes, [(path, layout.names, ()), (layout.beside, other.names, ())])
+    else:
+        weights = files.load(path, shapes, layout.names, layout.unused)
     model = FAMILIES[family](config, *parts)
     model.load_state_dict(model.state_dict() | weights)
     if family == stable_diffusion.FAMILY and stable_diffusion.is_unsure(config):
         model.config = replace(model.config, **stable_diffusion.LOOKED_AT[_predicts_noise(model)])
-    return _named(model, path)
+    return _named(model, path, layout.beside)
 
 
 def _in_folder(folder):
@@ -140,15 +149,22 @@ def _in_folder(folder):
     if found is None:
         raise BadCheckpoint(f"{folder.name} is no Stable Diffusion; diffusers itself may run it.")
     config, parts = found
-    config, weights = stable_diffusion.with_tokenizers(config, folder), {}
+    config = stable_diffusion.with_tokenizers(config, folder)
     shapes = _shapes(folder, lambda: _stable_diffusion(config).state_dict())
+    weights = _of_parts(shapes, parts)
+    model = _stable_diffusion(config)
+    model.load_state_dict(weights)
+    return _named(model, folder)
+
+
+def _of_parts(shapes, parts):
+    # the weights of a model whose parts, by the first word of their names, have a file each
+    weights = {}
     for path, names, unused in parts:
         prefix = next(iter(names)).partition(".")[0] + "."
         own = {name: shape for name, shape in shapes.items() if name.startswith(prefix)}
         weights |= files.load(path, own, names, unused)
-    model = _stable_diffusion(config)
-    model.load_state_dict(weights)
-    return _named(model, folder)
+    return weights
 
 
 def _shapes(path, state):
@@ -173,8 +189,8 @@ def _predicts_noise(model, side=16):
     return torch.nn.functional.cosine_similarity(found.flatten(), x.flatten(), dim=0).item() > 0.5
 
 
-def _named(model, path):
-    model.name, model.sha256 = files.name(path), files.sha256(path)
+def _named(model, path, beside=None):
+    model.name, model.sha256 = files.name(path), files.sha256(path, beside)
     return model.eval().requires_grad_(False)
 
 

@@ -20,7 +20,7 @@ from engines.errors import BadCheckpoint
 from engines.text.tokenizer import CLIPTokenizer
 
 FAMILY = "stable-diffusion"
-UNET, FIRST_STAGE = "model.diffusion_model.", "first_stage_model."
+UNET, FIRST_STAGE = "model.diffusion_model.", autoencoders.FIRST_STAGE
 CLIP, OPENCLIP = "transformer.text_model.", "model."  # of the encoders of words, in the order in which they read
 READERS = (
     f"cond_stage_model.{CLIP}", f"cond_stage_model.{OPENCLIP}",

@@ -3,7 +3,8 @@
 SDXL is read by two encoders of words and told numbers about its picture (Podell et al., 2023, sections 2.1 and 2.2).
 """
 
-from dataclasses import dataclass, field
+import copy
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -142,6 +143,14 @@ class LatentDiffusion(nn.Module):
     def size_multiple(self):
         """Pixels that both sides of a picture must be a multiple of."""
         return self.first_stage.config.factor * self.config.unet.size_multiple
+
+    def drawing_with(self, autoencoder):
+        """This model with another autoencoder of the same latents; all else belongs to both."""
+        other = copy.copy(self)
+        other._modules = self._modules | {"first_stage": autoencoder}
+        if autoencoder.family == "taesd":  # whose latents are in the frame of the UNet already
+            other.config = replace(self.config, latent_std=1.0)
+        return other
 
     def denoiser(self):
         """The UNet as `model(x, sigma, **extra) -> denoised`."""

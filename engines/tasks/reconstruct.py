@@ -19,7 +19,7 @@ DIFFERENCE_GAIN = 4  # a quarter of the full range is shown white
 
 @torch.no_grad()
 def reconstruct(request, model, on_progress=None):
-    """What a `VQGAN` or `KLAutoencoder` makes of the picture, or the saved tokens, of a `ReconstructRequest`.
+    """What an autoencoder makes of the picture, or a `VQGAN` of the saved tokens, of a `ReconstructRequest`.
 
     Saved tokens must be of this very model: `model.sha256` is the hash of its file.
     """
@@ -28,7 +28,7 @@ def reconstruct(request, model, on_progress=None):
     source = x = tokens = None
     if request.tokens:
         tokens, size = opened(request.tokens, model)
-        latents = model.quantize.lookup(tokens.to(device))
+        y = model.decode_indices(tokens.to(device))
     else:
         source = _reduced(pictures.from_png(request.image), request.max_side)
         size = source.size
@@ -38,7 +38,8 @@ def reconstruct(request, model, on_progress=None):
         latents = model.encode(tensors.pad_to_multiple(x, model.config.factor).to(device))
         if model.family == "vqgan":
             tokens = model.quantize(latents).indices
-    y = model.decode(latents)[..., : size[1], : size[0]].cpu()
+        y = model.decode(latents) if tokens is None else model.decode_indices(tokens)
+    y = y[..., : size[1], : size[0]].cpu()
     if not torch.isfinite(y).all():
         raise AtelierError("The reconstruction came out without numbers; this model's weights are not sound.")
     image = tensors.to_images(y)[0]

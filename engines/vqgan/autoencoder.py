@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from engines.errors import BadRequest
-from engines.vqgan.quantizer import VectorQuantizer
+from engines.vqgan.quantizer import GumbelQuantizer, VectorQuantizer
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,13 @@ class AutoencoderConfig:
 
 @dataclass(frozen=True)
 class CodebookConfig:
-    """The codebook of a VQGAN; the fields are those of `VectorQuantizer`."""
+    """The codebook of a VQGAN; the fields are those of `VectorQuantizer`, or the first of a `GumbelQuantizer`."""
 
     n_embed: int = 1024
     beta: float = 0.25
     l2_normalised: bool = False
     ema_decay: float = 0.0
+    gumbel: bool = False  # codes are chosen by logits, and do not learn
 
     def __post_init__(self):
         if self.n_embed < 1:
@@ -209,11 +210,23 @@ class Decoder(nn.Module):
         return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(h))), self.patch)
 
 
+def _quantizer(codebook, embed_dim):
+    if codebook.gumbel:
+        return GumbelQuantizer(codebook.n_embed, embed_dim)
+    return VectorQuantizer(
+        codebook.n_embed,
+        embed_dim,
+        beta=codebook.beta,
+        l2_normalised=codebook.l2_normalised,
+        ema_decay=codebook.ema_decay,
+    )
+
+
 class VQGAN(nn.Module):
     """Encoder, codebook, decoder.
 
     `encode` gives latents before quantization, so that a diffusion model may learn on them;
-    `decode` snaps latents to their nearest codes first, as latent diffusion's VQ models do.
+    `decode` snaps latents to codes first, as latent diffusion's VQ models do.
     """
 
     family = "vqgan"
@@ -223,13 +236,7 @@ class VQGAN(nn.Module):
         self.config, self.codebook_config = config, codebook
         self.encoder = Encoder(config, config.z_channels)
         self.quant_conv = nn.Conv2d(config.z_channels, config.embed_dim, 1)
-        self.quantize = VectorQuantizer(
-            codebook.n_embed,
-            config.embed_dim,
-            beta=codebook.beta,
-            l2_normalised=codebook.l2_normalised,
-            ema_decay=codebook.ema_decay,
-        )
+        self.quantize = _quantizer(codebook, config.embed_dim)
         self.post_quant_conv = nn.Conv2d(config.embed_dim, config.z_channels, 1)
         self.decoder = Decoder(config)
 
@@ -239,7 +246,7 @@ class VQGAN(nn.Module):
         return F.normalize(latents, dim=1) if self.quantize.l2_normalised else latents
 
     def decode(self, latents):
-        """Pictures of the codes nearest to `latents`."""
+        """Pictures of the codes that `latents` become."""
         return self.decode_codes(self.quantize(latents).codes)
 
     def decode_codes(self, codes):

@@ -1,4 +1,4 @@
-"""Vector quantization: every latent vector becomes its nearest entry of a codebook."""
+"""Vector quantization: every latent vector becomes an entry of a codebook, the nearest or the one of most weight."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,17 @@ class Quantized:
     loss: torch.Tensor
 
 
-class VectorQuantizer(nn.Module):
+class Quantizer(nn.Module):
+    """What has a `codebook (n_embed, embed_dim)`."""
+
+    l2_normalised = False
+
+    def lookup(self, indices):
+        """The codes `(B, D, h, w)` of `indices (B, h, w)`."""
+        return F.embedding(indices, self.codebook).permute(0, 3, 1, 2)
+
+
+class VectorQuantizer(Quantizer):
     """Nearest-code quantizer (van den Oord et al., 2017).
 
     The codebook `(n_embed, embed_dim)` learns by gradient (eq. 3) or, with `ema_decay > 0`, as the
@@ -68,10 +78,6 @@ class VectorQuantizer(nn.Module):
         codebook = self.codebook
         return torch.addmm(codebook.square().sum(1), vectors, codebook.T, alpha=-2).argmin(1)
 
-    def lookup(self, indices):
-        """The codes `(B, D, h, w)` of `indices (B, h, w)`."""
-        return F.embedding(indices, self.codebook).permute(0, 3, 1, 2)
-
     @torch.no_grad()
     def _follow(self, vectors, indices):
         n_embed = len(self.counts)
@@ -82,6 +88,28 @@ class VectorQuantizer(nn.Module):
         self.counts[dead] = 1.0
         self.sums[dead] = vectors[chosen.to(vectors.device)]
         self.embedding.weight.copy_(self.sums / self.counts.clamp(min=1e-5).unsqueeze(1))
+
+
+class GumbelQuantizer(Quantizer):
+    """Quantizer by logits: each latent vector becomes the code of the highest (Ramesh et al., 2021).
+
+    The published ones learned by the Gumbel-softmax relaxation (Jang et al., 2017). Here nothing is left to chance, and
+    nothing learns: the loss is 0.
+    """
+
+    def __init__(self, n_embed, embed_dim):
+        super().__init__()
+        self.embed = nn.Embedding(n_embed, embed_dim)
+        self.proj = nn.Conv2d(embed_dim, n_embed, 1)
+
+    @property
+    def codebook(self):
+        return self.embed.weight
+
+    def forward(self, z):
+        """Quantize `z (B, D, h, w)`."""
+        indices = self.proj(z).argmax(1)
+        return Quantized(self.lookup(indices), indices, z.new_zeros(()))
 
 
 def usage(indices, n_embed):

@@ -13,7 +13,7 @@ from pathlib import Path
 import gradio as gr
 
 from engines import requests
-from engines.catalog import catalog
+from engines.catalog import autoencoders_for, catalog
 from engines.errors import AtelierError, BadRequest
 from studio import images
 from studio.jobs import FINAL
@@ -50,6 +50,16 @@ def upload(tab, height, label="picture"):
         type="filepath", format="png", image_mode=None, sources=["upload", "clipboard"], label=t(label),
         elem_id=f"{tab}-image", elem_classes="upload", height=height,
     )  # fmt: skip
+
+
+class Offered(gr.Dropdown):
+    """A choice that a browser may remember from other models or files: what is wrong with it is said by the engine."""
+
+    def get_block_name(self):
+        return "dropdown"
+
+    def preprocess(self, payload):
+        return payload or ""
 
 
 def control(request, name, tab, **options):
@@ -233,3 +243,33 @@ def model_control(home, task, info, tab="", field="model"):
     choices = model_choices(row for row in catalog(home).values() if task in row.tasks)
     chosen = choices[0][1] if choices else None
     return gr.Dropdown(choices, value=chosen, label=t(field), info=t(info), elem_id=f"{tab or task}-{field}")
+
+
+def autoencoder_control(home, tab, model):
+    """The choice among the autoencoders that a `model` can draw with; not shown where there is none but its own."""
+    choices = _autoencoders(home, model, t("vae.own"))
+    return Offered(
+        choices, value="", label=t("vae"), info=t("vae.help"), visible=len(choices) > 1, elem_id=f"{tab}-vae"
+    )
+
+
+def wire_autoencoder(studio, fields, rescan):
+    """Let the choice of an autoencoder among the `fields` follow the model that is chosen, and the button `rescan`.
+
+    What a preset, a link or a browser names, and the model cannot draw with, gives way to the model's own.
+    """
+
+    def follow(model, chosen, request: gr.Request):
+        choices = _autoencoders(studio.home, model, say(request, "vae.own"))
+        kept = chosen if chosen in [name for _, name in choices] else ""
+        return gr.Dropdown(choices, value=kept, visible=len(choices) > 1)
+
+    gr.on(
+        [fields["model"].change, fields["vae"].change, rescan.click], guard(follow),
+        [fields["model"], fields["vae"]], fields["vae"], show_progress="hidden", api_visibility="private",
+    )  # fmt: skip
+
+
+def _autoencoders(home, model, own):
+    row = catalog(home).get(model)
+    return [(own, ""), *model_choices(autoencoders_for(row, home) if row else [])]

@@ -16,6 +16,7 @@ from studio.jobs import FINAL
 from studio.tabs import browser, queue
 from studio.tabs.common import (
     Latest,
+    autoencoder_control,
     chosen_entry,
     control,
     guard,
@@ -25,6 +26,7 @@ from studio.tabs.common import (
     status,
     style_control,
     upload,
+    wire_autoencoder,
 )
 from studio.texts import say, t
 
@@ -102,6 +104,7 @@ def draw(studio):
                 by_tokens = _draws_by_tokens(studio, fields["model"].value)
                 add("sampler", visible=not by_tokens)
                 add("scheduler", visible=not by_tokens)
+                fields["vae"] = autoencoder_control(studio.home, "generate", fields["model"].value)
             with gr.Accordion(t("from_picture"), open=False) as from_picture:
                 gr.Markdown(t("source.help"), elem_classes="hint")
                 image = upload("generate", 220, "source")
@@ -326,6 +329,7 @@ def wire(studio, parts, parts_of, tabs, demo):
         [parts.fields["sampler"], parts.fields["scheduler"], parts.guidance_more, parts.tokens_more],
         show_progress="hidden", api_visibility="private",
     )  # fmt: skip
+    wire_autoencoder(studio, parts.fields, parts_of["models"].rescan)
     parts.fields["model"].input(
         guard(suggest), [parts.fields["model"], *(parts.fields[name] for name in suggested)],
         [parts.fields[name] for name in suggested], show_progress="hidden", api_visibility="private",
@@ -372,6 +376,7 @@ def made_bigger(entry, given):
     own = {"cfg_scale": 1.0}
     if isinstance(made, GenerateRequest):
         own = {item.name: getattr(made, item.name) for item in dataclasses.fields(Drawn) if item.name != "count"}
+        own["vae"] = made.vae if given["model"] == made.model else ""  # another model may draw on other latents
     return RefineRequest(**own | given, image=images.full_bytes(entry.path))
 
 

@@ -15,6 +15,7 @@ from studio.jobs import FINAL
 from studio.mask_painter import MaskPainter
 from studio.tabs.common import (
     Latest,
+    autoencoder_control,
     before_after,
     chosen_entry,
     control,
@@ -26,6 +27,7 @@ from studio.tabs.common import (
     status,
     style_control,
     upload,
+    wire_autoencoder,
 )
 from studio.tabs.easel import Easel
 from studio.texts import say, t
@@ -114,6 +116,7 @@ def draw(studio):
             with gr.Accordion(t("of_diffusion"), open=False):
                 for name in ("sampler", "scheduler", "jumps", "cfg_rescale", "cfg_start", "cfg_end"):
                     add(name)
+                fields["vae"] = autoencoder_control(studio.home, "inpaint", fields["model"].value)
             with gr.Accordion(t("tokens_more"), open=False):
                 for name in ("order", "temperature", "top_k", "corrections"):
                     add(name)
@@ -226,6 +229,7 @@ def wire(studio, parts, parts_of, tabs, demo):
     parts.image.input(guard(choose), parts.image, taken, **quiet)
     demo.load(guard(opened), key, parts.painter, **quiet)
     easel.wire()
+    wire_autoencoder(studio, parts.fields, parts_of["models"].rescan)
     for button, amounts, change in (
         (parts.scratches, [parts.strength], lambda seen, share: masks.scratches(seen[..., :3], share)),
         (parts.transparent, [], lambda seen: masks.transparent(seen[..., 3])),
