@@ -33,7 +33,8 @@ def recognised(path):
     "spandrel". Raises `BadCheckpoint` for a file that cannot be read, and if that is not installed.
     """
     path = Path(path)
-    layout, metadata = _recognised(path, files.stamp(path))
+    stamps = files.stamp(path), files.stamp(path.with_name(autoencoders.CONFIG))
+    layout, metadata = _recognised(path, stamps)
     if layout.family is None and path.parent.name == UPSCALERS:
         if importlib.util.find_spec("spandrel") is None:
             raise BadCheckpoint(
@@ -45,12 +46,15 @@ def recognised(path):
 
 
 @functools.lru_cache(maxsize=512)
-def _recognised(path, stamp):
+def _recognised(path, stamps):
     # the page asks for all models whenever it shows a choice of them, and large files have large headers
     tensors, metadata = files.read_header(path)
     if "family" in metadata:
         return Layout(metadata["family"], metadata.get("config")), metadata
-    return detect(tensors), metadata
+    layout = detect(tensors)
+    if layout.family in autoencoders.CLASSES:
+        layout.config["autoencoder"]["norm_groups"] = autoencoders.groups(path)
+    return layout, metadata
 
 
 def detect(tensors):
