@@ -31,6 +31,7 @@ TASKS = {
     "classical-upscaling": ("upscale",),
 }
 
+CARD = "card.md"  # beside the `model.safetensors` of a folder
 OURS = "-ours"  # after the name of a pipeline of diffusers: the same weights by our engine
 
 log = logging.getLogger(__name__)
@@ -144,6 +145,21 @@ def _config(row):
     if row.path.is_dir():
         return stable_diffusion.in_folder(row.path)[0]
     return foreign.recognised(row.path)[0].config or {}
+
+
+def card(row):
+    """The card of a row as files of a folder, name to content: README.md, and the pictures that it shows.
+
+    It is the `CARD` beside a `model.safetensors`, or else what the header of the file tells.
+    """
+    folder = row.path.parent if row.path and row.path.name == "model.safetensors" else None
+    if folder is None or not (folder / CARD).exists():
+        facts = {"family": row.family, "licence": row.licence} | row.card
+        table = "".join(f"| {name} | {value} |\n" for name, value in facts.items())
+        return {"README.md": f"# {row.id}\n\n| | |\n|---|---|\n{table}"}
+    text = (folder / CARD).read_text(encoding="utf-8")
+    shown = {path.name: path.read_bytes() for path in folder.iterdir() if f"]({path.name})" in text}
+    return {"README.md": text} | shown
 
 
 def find(name, task=None, home=None, paths=True):

@@ -116,6 +116,9 @@ def _scheduler(request, model):
         raise BadRequest(f"A pipeline of diffusers has no {request.sampler}; choose among: {', '.join(SCHEDULERS)}.")
     if spacing is None or not spacing.keys() <= inspect.signature(kind).parameters.keys():
         raise BadRequest(f"{request.sampler} of diffusers knows no {request.scheduler} schedule; choose linear.")
+    flows = model.scheduler.config.get("prediction_type") == "flow_prediction"
+    if flows and (spacing or "use_flow_sigmas" not in inspect.signature(kind).parameters):
+        raise BadRequest("A flow is drawn by diffusers with dpmpp_2m or unipc and the linear schedule; choose those.")
     return kind.from_config(model.scheduler.config, **options, **spacing)
 
 

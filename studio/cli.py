@@ -145,6 +145,10 @@ def _parser():
     convert.add_argument("checkpoint", type=Path, help="a file of torch: .ckpt, .pt, .pth or .bin")
     convert.add_argument("--out", type=Path, help="the .safetensors file to write; without, beside the other")
 
+    export = command("export", _export, "A model as a folder that diffusers opens and runs.")
+    export.add_argument("model", help="a name of the catalog or a path: one that draws, a VQGAN or a KL autoencoder")
+    export.add_argument("--out", type=Path, required=True, help="the folder to write, not there yet")
+
     train = command("train", _train, "Train a model on a folder of pictures.")
     train.add_argument("kind", choices=("vqgan", "text", "tokens", "diffusion", "upscaler"), help="what to train")
     train.add_argument("--data", type=Path, required=True, help="pictures with metadata.jsonl or .txt, or IDX digits")
@@ -403,6 +407,16 @@ def _convert(arguments):
     left_out = f"; left out: {', '.join(report['left_out'])}" if report["left_out"] else ""
     _say(f"{target}: {report['tensors']} tensors, {report['bytes'] / 1e6:.1f} MB{left_out}")
     return {"path": str(target), "family": family} | report
+
+
+def _export(arguments):
+    from engines.checkpoints import export
+
+    row = catalog.find(arguments.model, None, _home(arguments))
+    export.write(_engine(arguments).load(row), arguments.out, catalog.card(row))
+    written = sum(path.stat().st_size for path in arguments.out.rglob("*") if path.is_file())
+    _say(f"{arguments.out}: {row.id}, {written / 1e6:.1f} MB")
+    return {"path": str(arguments.out), "model": row.id, "family": row.family, "bytes": written}
 
 
 def _train(arguments):

@@ -5,33 +5,27 @@ shapes are told from the tensors.
 """
 
 import itertools
+import json
 import re
 
 from engines.errors import BadCheckpoint
 
 TINY, TINY_ENCODER = "taesd", "taesd-encoder"  # families; as published, the tiny one's halves have a file each
 FIRST_STAGE = "first_stage_model."  # before the names where the file was taken out of a Stable Diffusion
-GROUPS = 32  # of every group norm that was published
+CLASSES = {"vqgan": "VQModel", "kl": "AutoencoderKL"}  # of diffusers
+WEIGHTS, CONFIG = "diffusion_pytorch_model.safetensors", "config.json"  # of a net, as diffusers calls them
+GROUPS = 32  # of every group norm that was published, unless diffusers says otherwise
 UNUSED = ("loss.", "model_ema.", "quantize.re_embed")  # discriminators and moving averages of the training
 
-# diffusers' name of a part, and ours, in the order in which they are put in place
-RENAMED = (
-    (r"\bconv_norm_out\b", "norm_out"),
-    (r"\bconv_shortcut\b", "nin_shortcut"),
-    (r"\bgroup_norm\b", "norm"),
-    (r"\b(to_out\.0|proj_attn)\b", "proj_out"),
-    (r"\bto_([qkv])\b", r"\1"),
-    (r"\bquery\b", "q"),
-    (r"\bkey\b", "k"),
-    (r"\bvalue\b", "v"),
-    (r"\bmid_block\.resnets\.0\b", "mid.block_1"),
-    (r"\bmid_block\.resnets\.1\b", "mid.block_2"),
-    (r"\bmid_block\.attentions\.0\b", "mid.attn_1"),
-    (r"\bresnets\b", "block"),
-    (r"\battentions\b", "attn"),
-    (r"\b(down|up)samplers\.0\b", r"\1sample"),
-    (r"\bdown_blocks\b", "down"),
-)
+# diffusers' name of a part, and ours, in the order in which the one takes the place of the other
+RENAMED = {
+    "conv_norm_out": "norm_out", "conv_shortcut": "nin_shortcut", "group_norm": "norm",
+    "to_out.0": "proj_out", "to_q": "q", "to_k": "k", "to_v": "v",
+    "mid_block.resnets.0": "mid.block_1", "mid_block.resnets.1": "mid.block_2", "mid_block.attentions.0": "mid.attn_1",
+    "resnets": "block", "attentions": "attn", "downsamplers.0": "downsample", "upsamplers.0": "upsample",
+    "down_blocks": "down", "up_blocks": "up",
+}  # fmt: skip
+OLDER = {"proj_attn": "proj_out", "query": "q", "key": "k", "value": "v"}  # of diffusers, and ours
 
 
 def detect(shapes):
@@ -75,9 +69,22 @@ def latents(config):
 
 def _ours(name, levels):
     """What we call a tensor that a file calls `name`, whose decoder has so many `levels`."""
-    for theirs, ours in RENAMED:
-        name = re.sub(theirs, ours, name)
-    return re.sub(r"\bup_blocks\.(\d+)\b", lambda match: f"up.{levels - 1 - int(match[1])}", name)
+    return _renamed(_upwards(name, levels), RENAMED | OLDER)
+
+
+def in_diffusers(name, levels):
+    """What diffusers calls the tensor `name` of an autoencoder of ours that has so many `levels`."""
+    return _upwards(_renamed(name, {ours: theirs for theirs, ours in RENAMED.items()}), levels)
+
+
+def _renamed(name, table):
+    for before, after in table.items():
+        name = re.sub(rf"\b{re.escape(before)}\b", after, name)
+    return name
+
+
+def _upwards(name, levels):
+    return re.sub(r"\bup_blocks\.(\d+)\b", lambda match: f"up_blocks.{levels - 1 - int(match[1])}", name)
 
 
 def _config(found):
@@ -141,6 +148,17 @@ def encoder_beside(path):
             "differ by “decoder” and “encoder”."
         )
     return found
+
+
+def groups(path):
+    """The groups of every group norm of the autoencoder in a file: no tensor tells, but diffusers beside its own."""
+    beside = path.with_name(CONFIG)
+    if path.name != WEIGHTS or not beside.is_file():
+        return GROUPS
+    try:
+        return int(json.loads(beside.read_text(encoding="utf-8")).get("norm_num_groups", GROUPS))
+    except (AttributeError, OSError, TypeError, ValueError) as error:
+        raise BadCheckpoint(f"{path.parent.name}/{CONFIG} cannot be read; copy the folder again.") from error
 
 
 def count(found, pattern):

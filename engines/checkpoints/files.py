@@ -177,7 +177,9 @@ def save(path, tensors, metadata=None):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
-    text = {"atelier": json.dumps(metadata, ensure_ascii=False)} if metadata is not None else None
+    text = {"format": "pt"}  # without which transformers reads no file
+    if metadata is not None:
+        text["atelier"] = json.dumps(metadata, ensure_ascii=False)
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata=text)
     with open(temporary, "rb") as stream:
         os.fsync(stream.fileno())

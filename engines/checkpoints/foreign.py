@@ -36,7 +36,8 @@ def recognised(path):
     there, and if spandrel is not installed.
     """
     path = Path(path)
-    layout, metadata = _recognised(path, files.stamp(path))
+    stamps = files.stamp(path), files.stamp(path.with_name(autoencoders.CONFIG))
+    layout, metadata = _recognised(path, stamps)
     if layout.family == autoencoders.TINY and layout.names and "encoder.0.weight" not in layout.names:
         layout = replace(layout, beside=autoencoders.encoder_beside(path))
     if layout.family is None and path.parent.name == UPSCALERS:
@@ -50,12 +51,15 @@ def recognised(path):
 
 
 @functools.lru_cache(maxsize=512)
-def _recognised(path, stamp):
+def _recognised(path, stamps):
     # the page asks for all models whenever it shows a choice of them, and large files have large headers
     tensors, metadata = files.read_header(path)
     if "family" in metadata:
         return Layout(metadata["family"], metadata.get("config")), metadata
-    return detect(tensors), metadata
+    layout = detect(tensors)
+    if layout.family in autoencoders.CLASSES:
+        layout.config["autoencoder"]["norm_groups"] = autoencoders.groups(path)
+    return layout, metadata
 
 
 def detect(tensors):

@@ -17,7 +17,7 @@ from huggingface_hub import try_to_load_from_cache
 from engines.checkpoints import autoencoders, files
 from engines.checkpoints.files import Rows
 from engines.errors import BadCheckpoint
-from engines.text.tokenizer import CLIPTokenizer
+from engines.text.tokenizer import SETTINGS, WHOLE, from_folder
 
 FAMILY = "stable-diffusion"
 UNET, FIRST_STAGE = "model.diffusion_model.", autoencoders.FIRST_STAGE
@@ -40,9 +40,9 @@ PIPELINES = [f"StableDiffusion{xl}{use}Pipeline" for xl in ("", "XL") for use in
 ENCODERS = {"text_encoder": "text", "text_encoder_2": "text_2"}  # of words: their folders, and what they are here
 WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"} | dict.fromkeys(ENCODERS, "model")
 SCHEDULER = "scheduler/scheduler_config.json"
-PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
+PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
 NOISE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000}
-VOCABULARY, WHOLE = ("vocab.json", "merges.txt"), "tokenizer.json"  # in two files, or in one
+VOCABULARY = ("vocab.json", "merges.txt")  # in two files, and not WHOLE
 HUB = "openai/clip-vit-large-patch14"  # whose vocabulary all versions read
 # what a net predicts and the size that it learned at, by whether it predicts the noise; what it does must be looked at
 LOOKED_AT = {True: {"prediction": "eps", "size": 512}, False: {"prediction": "v", "size": 768}}
@@ -253,13 +253,12 @@ def _described(folder, configs, scheduler):
     found = {ours: shapes[part][name] for part, names in named.items() for ours, name in names.items()}
     heads = unet.get("num_attention_heads") or unet.get("attention_head_dim", HEADS)
     # a list tells of each level: as many as make heads of one size
-    first = heads[0] if isinstance(heads, list) else 0
-    heads = {"head_dim": unet["block_out_channels"][0] // first} if first else {"num_heads": heads}
+    last = heads[-1] if isinstance(heads, list) else 0
+    heads = {"head_dim": unet["block_out_channels"][-1] // last} if last else {"num_heads": heads}
     shape = _unet(found, heads) | {"norm_groups": unet.get("norm_num_groups", autoencoders.GROUPS)}
     config = {
         "unet": shape,
-        **{ours: _text(found, ours, False, bool(shape["adm_dim"]))
-           | {"activation": configs[part]["hidden_act"], "heads": configs[part]["num_attention_heads"]}
+        **{ours: _text(found, ours, False, bool(shape["adm_dim"])) | _told(configs[part])
            for part, ours in readers.items()},
         "first_stage": stage,
         "latent_mean": [0.0] * unet["out_channels"],
@@ -274,6 +273,13 @@ def _described(folder, configs, scheduler):
 def _in_encoder(name):
     bare = name.removeprefix("text_model.")
     return bare if bare.startswith(PROJECTION) else f"text_model.{bare}"
+
+
+def _told(text):
+    told = {"activation": text["hidden_act"], "heads": text["num_attention_heads"]}
+    # transformers, too, takes a 2 for the last of the vocabulary: so it was once written of all
+    end = text.get("eos_token_id", 2)
+    return told if end == 2 else told | {"end_token": end}
 
 
 def _published(name, blocks, attention):
@@ -306,6 +312,34 @@ def _in_block(rest):
     return f"{UNET_BLOCK[part]}.{leaf}" if part in UNET_BLOCK else rest
 
 
+def in_diffusers(names, blocks, attention):
+    """What diffusers calls each of the published `names` in a UNet, as a dict: the inverse of `_published`."""
+    leaf = ".weight"
+    modules = {
+        _published(module + leaf, blocks, attention).removesuffix(leaf): module
+        for module in _modules(blocks, attention)
+    }
+    return {
+        name: module + name.removeprefix(published)
+        for name in names
+        for published, module in modules.items()
+        if name.startswith(f"{published}.")
+    }
+
+
+def _modules(blocks, attention):
+    # what diffusers calls the parts of such a UNet
+    places = ["mid_block.resnets.0", "mid_block.attentions.0", "mid_block.resnets.1"]
+    for level in range(len(attention)):
+        for way, count, attends in (("down", blocks, attention[level]), ("up", blocks + 1, attention[-1 - level])):
+            kinds = ("resnets", "attentions") if attends else ("resnets",)
+            places += [f"{way}_blocks.{level}.{kind}.{number}" for kind in kinds for number in range(count)]
+            if level < len(attention) - 1:
+                places.append(f"{way}_blocks.{level}.{way}samplers.0.conv")
+    blocks = [f"{place}.{part}" for place in places if ".resnets." in place for part in UNET_BLOCK]
+    return [*UNET_TOP, *blocks, *(place for place in places if ".resnets." not in place)]
+
+
 # ---------------------------------------------------------------- words
 
 
@@ -319,14 +353,16 @@ def tokenizer(config, path, reader="text"):
     """The tokenizer by which a reader of the model at `path` reads; raises `BadCheckpoint` as `vocabulary` does."""
     padding = 0 if config[reader]["activation"] == "gelu" else None  # of OpenCLIP
     folder = vocabulary(path)
-    stamps = tuple(files.stamp(folder / name) for name in (*VOCABULARY, WHOLE))
+    stamps = tuple(files.stamp(folder / name) for name in (*VOCABULARY, WHOLE, *SETTINGS))
     return _tokenizer(folder, stamps, config[reader]["context_length"], padding)
+    stamps = tuple(files.stamp(folder / name) for name in (*VOCABULARY, WHOLE, *SETTINGS))
+    return _tokenizer(folder, stamps, config["text"]["context_length"], padding)
 
 
 @functools.lru_cache(maxsize=16)
 def _tokenizer(folder, stamps, context_length, padding):
     # tokens are counted with every word that is written
-    return CLIPTokenizer.from_folder(folder, context_length, padding)
+    return from_folder(folder, context_length, padding)
 
 
 def vocabulary(path):

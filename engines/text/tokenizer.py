@@ -13,6 +13,8 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, tra
 
 from engines.errors import BadCheckpoint, BadRequest
 
+WHOLE = "tokenizer.json"  # all of a tokenizer in one file
+SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")  # of transformers; the second has the last word
 START, END = "<|start|>", "<|end|>"
 SMALLEST_VOCABULARY = 256 + len((START, END))
 
@@ -114,6 +116,31 @@ class Tokenizer:
         """The tokenizer as JSON text; one tokenizer always gives the same text."""
         return self._bpe.to_str()
 
+    def files(self):
+        """The files of a folder from which transformers reads a tokenizer that gives the same ids: name to content.
+
+        But for a Greek capital sigma at the end of a word, which only Python writes small in its own way there.
+        """
+        bpe = json.loads(self.to_json())
+        start, end = self.start, self.end
+        spaces = {"type": "Replace", "pattern": {"Regex": r"[\s\x1c-\x1f]+"}, "content": " "}
+        bpe["normalizer"] = {"type": "Sequence", "normalizers": [  # `normalise`
+            {"type": "NFKC"}, {"type": "Lowercase"}, spaces,
+            {"type": "Strip", "strip_left": True, "strip_right": True}, {"type": "Prepend", "prepend": " "},
+        ]}  # fmt: skip
+        bpe["post_processor"] = {
+            "type": "RobertaProcessing", "sep": [end, self.end_token], "cls": [start, self.start_token],
+            "trim_offsets": False, "add_prefix_space": False,
+        }  # fmt: skip
+        return {WHOLE: bpe, SETTINGS[0]: self._settings("PreTrainedTokenizerFast")}
+
+    def _settings(self, kind):
+        return {
+            "tokenizer_class": kind, "model_max_length": self.context_length, "bos_token": self.start,
+            "eos_token": self.end, "unk_token": self.end, "pad_token": self._bpe.id_to_token(self.padding),
+            "split_special_tokens": True,
+        }  # fmt: skip
+
     def _tokens(self, text):
         return [token for tokens, _ in self._pieces(text) for token in tokens]
 
@@ -145,16 +172,18 @@ class CLIPTokenizer(Tokenizer):
     def from_folder(cls, folder, context_length=77, padding=None):
         """The tokenizer of `vocab.json` and `merges.txt`, or of `tokenizer.json`; `padding` is the id after the end.
 
-        Raises `BadCheckpoint` if they are damaged.
+        Without one it is as the settings of transformers beside them say. Raises `BadCheckpoint` if they are damaged.
         """
         folder = Path(folder)
         try:
             if (folder / "vocab.json").exists():
                 vocabulary, merges = models.BPE.read_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
             else:
-                read = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+                read = json.loads((folder / WHOLE).read_text(encoding="utf-8"))["model"]
                 vocabulary = read["vocab"]
                 merges = [tuple(pair.split(" ") if isinstance(pair, str) else pair) for pair in read["merges"]]
+            if padding is None and _padding(folder) != cls.end:
+                padding = vocabulary.get(_padding(folder))
             model = models.BPE(vocabulary, merges, end_of_word_suffix="</w>", unk_token=cls.end)
         except Exception as error:  # the library raises nothing narrower
             raise BadCheckpoint(f"The vocabulary in {folder} cannot be read; copy it again.") from error
@@ -171,6 +200,14 @@ class CLIPTokenizer(Tokenizer):
             bpe.enable_padding(pad_id=padding, pad_token=bpe.id_to_token(padding))
         return cls(bpe.to_str(), context_length)
 
+    def files(self):
+        model = json.loads(self.to_json())["model"]
+        merges = "\n".join(" ".join(pair) for pair in model["merges"])
+        return {
+            "vocab.json": model["vocab"], "merges.txt": f"#version: 0.2\n{merges}\n",
+            SETTINGS[0]: self._settings("CLIPTokenizer"),
+        }  # fmt: skip
+
     def _pieces(self, text):
         pieces = [(text, 1.0)] if isinstance(text, str) else text
         for words, weight in pieces:
@@ -182,3 +219,25 @@ def opened(json_text, context_length):
     """The tokenizer that wrote `json_text`: ours, or CLIP's."""
     kind = CLIPTokenizer if CLIPTokenizer.start in json_text else Tokenizer
     return kind(json_text, context_length)
+
+
+def from_folder(folder, context_length, padding=None):
+    """The tokenizer in a folder: CLIP's, or ours as `files` gives it. Raises `BadCheckpoint` if it is damaged."""
+    path = Path(folder) / WHOLE
+    whole = path.read_text(encoding="utf-8") if path.exists() else ""
+    if START not in whole:
+        return CLIPTokenizer.from_folder(folder, context_length, padding)
+    try:  # without what `normalise` and `encode` do
+        plain = json.dumps(json.loads(whole) | {"normalizer": None, "post_processor": None})
+    except (TypeError, ValueError) as error:
+        raise BadCheckpoint(f"The vocabulary in {folder} cannot be read; copy it again.") from error
+    return Tokenizer(plain, context_length)
+
+
+def _padding(folder):
+    # the word of a folder's settings, or None; in the older of the files it may be described
+    told = {}
+    for name in SETTINGS:
+        told |= json.loads((folder / name).read_text(encoding="utf-8")) if (folder / name).exists() else {}
+    word = told.get("pad_token")
+    return word["content"] if isinstance(word, dict) else word

@@ -6,14 +6,14 @@ from types import SimpleNamespace
 
 import gradio as gr
 
-from engines.catalog import catalog
+from engines.catalog import CARD, catalog
 from engines.checkpoints import pickles
 from engines.errors import AtelierError, BadRequest
 from engines.requests import EngineRequest
 from studio.tabs.common import guard, model_choices, temporary
 from studio.texts import say, t
 
-CARDS = ("card.md", "about.md")  # beside a model, the first that is there is shown
+CARDS = (CARD, "about.md")  # beside a model, the first that is there is shown
 PICTURES = (".png", ".webp", ".jpg")
 PICTURE = re.compile(r"!\[(.*?)\]\((.*?)\)")  # of Markdown
 

@@ -1,5 +1,6 @@
 """The command line as people and scripts use it: `--json`, exit codes, standard streams."""
 
+import dataclasses
 import io
 import json
 import signal
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 
 from engines.checkpoints import models
+from engines.vqgan.autoencoder import KLAutoencoder
 from studio import cli, images
 from studio.logins import Logins
 from tests import tiny
@@ -218,6 +220,25 @@ def test_compare_upscalers(capsys, home, tmp_path):
     code, found, _ = run(capsys, home, *words, "--out", str(tmp_path))
     assert code == 0 and [row["model"] for row in found["pictures"]] == ["larger", "lanczos"]
     assert [Image.open(row["path"]).size for row in found["pictures"]] == [(100, 120)] * 2
+
+
+def test_export_writes_a_folder_of_diffusers_with_the_card(capsys, home, tmp_path):
+    shape = dataclasses.replace(tiny.AUTOENCODER, patch=1)
+    models.save(tmp_path / "auto" / "model.safetensors", KLAutoencoder(shape), {"licence": "MIT"})
+    where = str(tmp_path / "auto" / "model.safetensors")
+    code, found, _ = run(capsys, home, "export", where, "--out", str(tmp_path / "bare"))
+    assert (code, found["model"], found["family"]) == (0, "auto", "kl")
+    assert found["bytes"] == sum(path.stat().st_size for path in (tmp_path / "bare").iterdir())
+    assert "| licence | MIT |" in (tmp_path / "bare" / "README.md").read_text()
+    (tmp_path / "auto" / "card.md").write_text("# auto\n\n![Icons](icons.png)\n")
+    for name in ("icons.png", "other.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / "auto" / name)
+    assert run(capsys, home, "export", where, "--out", str(tmp_path / "out"))[0] == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "README.md", "icons.png", "config.json", "diffusion_pytorch_model.safetensors"
+    }  # fmt: skip
+    code, _, err = run(capsys, home, "export", "painter", "--out", str(tmp_path / "none"))
+    assert code == 2 and "has no like in diffusers: its autoencoder folds 2x2 pixels into one" in err
 
 
 def test_convert_makes_a_model_of_an_old_file(capsys, home, tmp_path):

@@ -42,7 +42,10 @@ BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_line
 
 @pytest.fixture(scope="module")
 def tokenizer_files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("vocabulary")
+    return write_vocabulary(tmp_path_factory.mktemp("vocabulary"))
+
+
+def write_vocabulary(folder):
     (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(WORDS)}))
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *MERGES, ""]))
     return folder

@@ -1,0 +1,210 @@
+"""Our models as folders of diffusers, which its own classes open and run unchanged.
+
+What lies in such a folder is called and shaped as `stable_diffusion` and `autoencoders` read it; float32 throughout.
+"""
+
+import importlib.metadata
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+
+from engines.checkpoints import autoencoders, files, stable_diffusion
+from engines.checkpoints.autoencoders import CONFIG, WEIGHTS
+from engines.errors import BadRequest
+from engines.text.tokenizer import SETTINGS
+
+LINEAR = re.compile(r"\.(to_[qkv]|to_out\.0)\.weight$")  # in diffusers; here they are convolutions of one pixel
+SCHEDULER = "DPMSolverMultistepScheduler"  # the one of diffusers that takes every kind of prediction
+
+
+def write(model, folder, card):
+    """Write `model` as the `folder`: a pipeline of diffusers if it draws, else its `VQModel` or `AutoencoderKL`.
+
+    `card` are further files, name to text or bytes. Layers of a text encoder that no word passes, its `skip_last`, are
+    left out as they are of the published Stable Diffusion 2. Raises `BadRequest` for a model that has no like in
+    diffusers, naming what stands in the way, and for a folder that is there already.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise BadRequest(f"{folder} is there already; choose a folder that is not.")
+    if model.family not in PARTS:
+        raise BadRequest(f"A model of the family {model.family} cannot be exported; those of {', '.join(PARTS)} can.")
+    obstacles = [*OBSTACLES[model.family](model)]
+    if obstacles:
+        raise BadRequest(f"“{model.name}” has no like in diffusers: {'; '.join(obstacles)}. Choose another.")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as place:  # no half a folder under the name
+            half = Path(place) / folder.name
+            for name, content in (PARTS[model.family](model) | card).items():
+                _put(half / name, content)
+            os.replace(half, folder)
+    except OSError as error:
+        raise BadRequest(f"{folder} cannot be written; check that there is room and that you may.") from error
+
+
+def _put(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".safetensors":
+        files.save(path, content)
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, indent=2) + "\n"
+        path.write_text(text, encoding="utf-8")
+
+
+# ---------------------------------------------------------------- autoencoders
+
+
+def _no_like_of_autoencoder(model):
+    config = model.config
+    if config.patch > 1:
+        yield f"its autoencoder folds {config.patch}x{config.patch} pixels into one before its first layer"
+    if config.ch_mult[0] != 1:
+        yield f"the first level of its autoencoder is {config.ch_mult[0]} times as wide as its first layer"
+    if model.family == "vqgan" and model.codebook_config.l2_normalised:
+        yield "the codes of its autoencoder lie on the unit sphere"
+    if model.family == "kl" and config.z_channels != config.embed_dim:
+        yield f"its autoencoder makes {config.embed_dim} channels of {config.z_channels}"
+
+
+def _autoencoder(model, **more):
+    config = model.config
+    attends = [level in config.attention_levels for level in range(len(config.ch_mult))]
+    described = {
+        "in_channels": config.in_channels,
+        "out_channels": config.in_channels,
+        "block_out_channels": [config.ch * mult for mult in config.ch_mult],
+        "down_block_types": [f"{'Attn' * attention}DownEncoderBlock2D" for attention in attends],
+        "up_block_types": [f"{'Attn' * attention}UpDecoderBlock2D" for attention in reversed(attends)],
+        "layers_per_block": config.num_res_blocks,
+        "latent_channels": config.z_channels,
+        "norm_num_groups": config.norm_groups,
+        **more,
+    }
+    if model.family == "vqgan":
+        described |= {"num_vq_embeddings": model.codebook_config.n_embed, "vq_embed_dim": config.embed_dim}
+    weights = {}
+    for name, value in model.state_dict().items():
+        theirs = autoencoders.in_diffusers(name, len(config.ch_mult))
+        weights[theirs] = value.flatten(1) if LINEAR.search(theirs) else value
+    return {CONFIG: {"_class_name": autoencoders.CLASSES[model.family]} | described, WEIGHTS: weights}
+
+
+# ---------------------------------------------------------------- models that draw
+
+
+def _no_like_of_drawing(model):
+    config = model.config
+    yield from _no_like_of_autoencoder(model.first_stage)
+    if model.first_stage.family != "kl":
+        yield "its autoencoder is a VQGAN"
+    if config.unet.adm_dim:
+        yield "its UNet is told what the whole text says by a vector beside the words"
+    if config.unet.ch_mult[0] != 1:
+        yield f"the first level of its UNet is {config.unet.ch_mult[0]} times as wide as its first layer"
+    if not config.unet.attention_levels:
+        yield "its UNet listens to no words"
+    if any(config.latent_mean):
+        yield "its latents have a mean, which no pipeline of Stable Diffusion takes away"
+    if model.inpaints and config.hole != "grey":
+        yield "it sees holes filled with what is around them, and not grey"
+
+
+def _pipeline(model):
+    config = model.config
+    factor = model.first_stage.config.factor
+    kind = "StableDiffusionInpaintPipeline" if model.inpaints else "StableDiffusionPipeline"
+    vae = _autoencoder(model.first_stage, scaling_factor=1 / config.latent_std, sample_size=config.size)
+    tokenizer = model.tokenizer.files()
+    return {
+        files.PIPELINE: {
+            "_class_name": kind,
+            "_diffusers_version": importlib.metadata.version("diffusers"),
+            "scheduler": ["diffusers", SCHEDULER],
+            "text_encoder": ["transformers", "CLIPTextModel"],
+            "tokenizer": ["transformers", tokenizer[SETTINGS[0]]["tokenizer_class"]],
+            "unet": ["diffusers", "UNet2DConditionModel"],
+            "vae": ["diffusers", autoencoders.CLASSES["kl"]],
+            "safety_checker": [None, None],
+            "feature_extractor": [None, None],
+            "image_encoder": [None, None],
+            "requires_safety_checker": False,
+        },
+        "scheduler/scheduler_config.json": _scheduler(config.prediction),
+        "unet/" + CONFIG: _unet(config.unet, config.size // factor),
+        "unet/" + WEIGHTS: _unet_weights(model.unet),
+        "text_encoder/" + CONFIG: _text(config.text, model.tokenizer),
+        "text_encoder/model.safetensors": _text_weights(model.text),
+        **{f"vae/{name}": content for name, content in vae.items()},
+        **{f"tokenizer/{name}": content for name, content in tokenizer.items()},
+    }
+
+
+def _scheduler(prediction):
+    named = {ours: theirs for theirs, ours in stable_diffusion.PREDICTIONS.items()}
+    return {
+        "_class_name": SCHEDULER, **stable_diffusion.NOISE, "prediction_type": named[prediction], "steps_offset": 1,
+        "use_flow_sigmas": prediction == "flow",
+    }  # fmt: skip
+
+
+def _unet(config, size):
+    attends = [level in config.attention_levels for level in range(len(config.ch_mult))]
+    return {
+        "_class_name": "UNet2DConditionModel",
+        "sample_size": size,
+        "in_channels": config.in_channels,
+        "out_channels": config.out_channels,
+        "block_out_channels": list(config.channels),
+        "down_block_types": [f"{'CrossAttn' * attention}DownBlock2D" for attention in attends],
+        "up_block_types": [f"{'CrossAttn' * attention}UpBlock2D" for attention in reversed(attends)],
+        "layers_per_block": config.num_res_blocks,
+        "cross_attention_dim": config.context_dim,
+        # how many heads, whatever the name says
+        "attention_head_dim": [max(1, channels // config.head_dim) for channels in config.channels]
+        if config.head_dim
+        else config.num_heads,
+        "transformer_layers_per_block": config.transformer_depth,
+        "use_linear_projection": config.use_linear_projection,
+        "norm_num_groups": config.norm_groups,
+    }
+
+
+def _unet_weights(unet):
+    config, state = unet.config, unet.state_dict()
+    attends = [level in config.attention_levels for level in range(len(config.ch_mult))]
+    names = stable_diffusion.in_diffusers(state, config.num_res_blocks, attends)
+    return {names[name]: value for name, value in state.items()}
+
+
+def _text(config, tokenizer):
+    return {
+        "architectures": ["CLIPTextModel"],
+        "model_type": "clip_text_model",
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.width,
+        "intermediate_size": 4 * config.width,
+        "num_hidden_layers": config.layers - config.skip_last,
+        "num_attention_heads": config.heads,
+        "max_position_embeddings": config.context_length,
+        "hidden_act": config.activation,
+        "bos_token_id": tokenizer.start_token,
+        "eos_token_id": config.end_token,
+        "pad_token_id": tokenizer.padding,
+    }
+
+
+def _text_weights(text):
+    kept = text.config.layers - text.config.skip_last
+    past = tuple(f"text_model.encoder.layers.{number}." for number in range(kept, text.config.layers))
+    return {name: value for name, value in text.state_dict().items() if not name.startswith(past)}
+
+
+PARTS = {"vqgan": _autoencoder, "kl": _autoencoder, "latent-diffusion": _pipeline}
+OBSTACLES = {
+    "vqgan": _no_like_of_autoencoder, "kl": _no_like_of_autoencoder, "latent-diffusion": _no_like_of_drawing
+}  # fmt: skip
