@@ -25,6 +25,7 @@ TASKS = {
     "srvgg": ("upscale",),
     "spandrel": ("upscale",),  # any other that it knows, where it is installed
     "clip": (),
+    "lora": (),  # named in a prompt
     "diffusers": ("generate",),  # a folder of a pipeline
     "classical-inpainting": ("inpaint",),  # of OpenCV: there is no file
     "classical-upscaling": ("upscale",),

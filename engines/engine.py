@@ -7,7 +7,7 @@ import json
 
 import torch
 
-from engines import catalog, classical, pipelines, requests
+from engines import additions, catalog, classical, pipelines, requests
 from engines.checkpoints import files, models
 from engines.errors import AtelierError
 from engines.runtime import PeakMemory, choose_device, device_name, memory_budget, total_memory
@@ -62,16 +62,17 @@ class Engine:
             name: catalog.find(getattr(request, name), task, self.home, self.paths) for name, task in wanted.items()
         }
         request = dataclasses.replace(request, **{name: row.id for name, row in rows.items()})
+        asked, added = additions.named(request, rows["model"], self.home)
         try:
             loaded = {name: self.load(row) for name, row in rows.items()}
-            with PeakMemory(self.device) as peak:
-                result = function(request, *loaded.values(), on_progress)
+            with PeakMemory(self.device) as peak, added.to(loaded["model"]):
+                result = function(asked, *loaded.values(), on_progress)
         except torch.OutOfMemoryError as error:
             raise AtelierError("The device ran out of memory; ask for fewer or smaller pictures.") from error
         finally:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-        hashes = {f"{name}_sha256": model.sha256 for name, model in loaded.items()}
+        hashes = {f"{name}_sha256": model.sha256 for name, model in loaded.items()} | added.record()
         return self._recorded(result, request, hashes, peak.bytes)
 
     def _engine(self, request):

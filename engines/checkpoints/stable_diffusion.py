@@ -200,7 +200,7 @@ def _described(folder, unet, vae, text, scheduler):
     attention = ["CrossAttn" in kind for kind in unet["down_block_types"]]
     bare = {name.removeprefix("text_model."): name for name in shapes["text_encoder"]}
     named = {
-        "unet": {f"unet.{_published(name, blocks, attention)}": name for name in shapes["unet"]},
+        "unet": {f"unet.{published(name, blocks, attention)}": name for name in shapes["unet"]},
         "vae": {f"first_stage.{ours}": name for ours, name in stage_names.items()},
         "text_encoder": {f"text.text_model.{ours}": name for ours, name in bare.items()},
     }
@@ -222,7 +222,7 @@ def _described(folder, unet, vae, text, scheduler):
     return config, [(paths[part], names, unused) for part, names in named.items()]
 
 
-def _published(name, blocks, attention):
+def published(name, blocks, attention):
     """The published name of what diffusers calls `name` in a UNet of so many `blocks` a level.
 
     `attention` says of each level whether it has transformers.

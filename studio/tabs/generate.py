@@ -10,7 +10,7 @@ import gradio as gr
 from engines.catalog import catalog, tokenizer
 from engines.errors import BadCheckpoint, BadRequest
 from engines.requests import SUITED, Drawn, GenerateRequest, RefineRequest, choose
-from engines.text.prompt import readings
+from engines.text.prompt import loras, readings
 from studio import gallery, images, wildcards
 from studio.jobs import FINAL
 from studio.tabs import browser, queue
@@ -396,11 +396,15 @@ def foreseen(studio, given, request):
     try:
         reader = row and tokenizer(row)
     except BadCheckpoint as error:  # of a vocabulary that is not here
-        return f'<div class="status forecast over">{html.escape(str(error))}</div>'
+        return _refused(error)
     if reader is None:
         return ""
     text = given["prompt"].strip()
-    count = max(reader.count(pieces) for pieces in readings(choose(text, 0), given["style"]))
+    try:
+        words, _ = loras(choose(text, 0))
+    except BadRequest as error:  # of a name that is not written to its end
+        return _refused(error)
+    count = max(reader.count(pieces) for pieces in readings(words.strip(), given["style"]))
     facts = [say(request, "tokens_of", count=count, most=reader.context_length)]
     try:
         wordless = given["noise_only"] or not (text or given["style"])
@@ -414,6 +418,10 @@ def foreseen(studio, given, request):
         facts.append(say(request, "needs", memory=memory / 2**20))
     crowded = " over" if count > reader.context_length else ""
     return f'<div class="status forecast{crowded}">{" · ".join(facts)}</div>'
+
+
+def _refused(error):
+    return f'<div class="status forecast over">{html.escape(str(error))}</div>'
 
 
 def _draws_by_tokens(studio, model):
