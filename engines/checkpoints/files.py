@@ -15,7 +15,9 @@ from typing import NamedTuple
 from engines.errors import BadCheckpoint
 
 PIPELINE = "model_index.json"  # makes a folder a pipeline of diffusers
-FOLDER_TELLS = ("model", "diffusion_pytorch_model", "adapter_model", "pytorch_lora_weights")  # names that say nothing
+FOLDER_TELLS = (  # names of files that say nothing
+    "model", "diffusion_pytorch_model", "adapter_model", "pytorch_lora_weights", "learned_embeds",
+)  # fmt: skip
 MAX_HEADER = 100_000_000
 BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,

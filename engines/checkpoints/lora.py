@@ -61,7 +61,8 @@ def merged(model, chosen):
         for path, weight in chosen:
             for module, added in _additions(Path(path), model):
                 before.setdefault(module, module.weight)
-                module.weight = nn.Parameter(module.weight + weight * added, requires_grad=False)
+                changed = (module.weight.float() + weight * added).to(module.weight)
+                module.weight = nn.Parameter(changed, requires_grad=False)
         yield
     finally:
         for module, kept in before.items():
@@ -88,7 +89,7 @@ def _additions(path, model):
         )
     tensors, settings = files.load(path, shapes), _settings(path)
     for layer, module in places.items():
-        told = {factor: tensors[name].to(module.weight) for factor, name in layers[layer].items()}
+        told = {factor: tensors[name].to(module.weight.device) for factor, name in layers[layer].items()}
         rank = told["down"].shape[0]
         scale = told["alpha"].item() / rank if "alpha" in told else _scale(settings, layer, rank, path)
         yield module, scale * _product(told, module.weight.shape)

@@ -4,6 +4,7 @@
     a fox AND a forest:0.8  both at once, each by its own guidance (Liu et al., 2022, eq. 11)
     (red:1.3) [tail]        more of the red, less of the tail
     <lora:ink:0.8>          the LoRA called ink, with that weight; it is no word, and stands for the whole prompt
+    embedding:ink           the vectors of the embedding called ink, in the place of a word
 
 What is not written quite so stands for itself. Choices, `{red|blue}`, are taken by `requests.choose` before.
 """
@@ -17,7 +18,9 @@ SCHEDULE = re.compile(r"\[([^\[\]:]*):([^\[\]:]*):\s*(0?\.\d+|0\.?|1(?:\.0*)?)\s
 WEIGHT = re.compile(r"\(([^()]*):\s*(\d*\.?\d+)\s*\)|\[([^\[\]:]+)\]")
 COMPOSED = re.compile(r"(.*?)(?::\s*(-?\d*\.?\d+))?\s*\Z", re.DOTALL)
 LORA = re.compile(r"<lora:([^<>:{}|]+)(?::\s*(-?\d*\.?\d+))?\s*>")
-NAMED = {"lora": "<lora:{}:1>"}  # how a prompt names a file, by its family
+EMBEDDING = re.compile(r"(?<!\w)embedding:([^\s,()\[\]|:]+)")
+NAMED = {"lora": "<lora:{}:1>", "embedding": "embedding:{}"}  # how a prompt names a file, by its family
+SIGNS = 0xF0000  # the first of the characters that Unicode leaves to everybody's own use
 LESS = 1 / 1.1  # what square brackets make of words
 
 
@@ -35,6 +38,19 @@ def loras(text):
             "A LoRA in the prompt is written otherwise: <lora:name:0.8> with its name and a number, or <lora:name>."
         )
     return text, weights
+
+
+def signed(text, names):
+    """`(text, signs)`: a text with a sign, one character, in the place of each embedding; the name of each by its sign.
+
+    A name has always the same sign among the same `names`. An embedding that is not among them stays as it is written.
+    """
+    signs = {}
+    for name in sorted(names, key=len, reverse=True):  # a name may go on as another
+        sign = chr(SIGNS + names.index(name))
+        text, count = re.subn(rf"(?<!\w)embedding:{re.escape(name)}(?!\w)", sign, text)
+        signs |= {sign: name} if count else {}
+    return text, signs
 
 
 def stages(text):

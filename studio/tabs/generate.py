@@ -7,10 +7,11 @@ from types import SimpleNamespace
 
 import gradio as gr
 
+from engines.additions import reading
 from engines.catalog import catalog, tokenizer
 from engines.errors import BadCheckpoint, BadRequest
 from engines.requests import SUITED, Drawn, GenerateRequest, RefineRequest, choose
-from engines.text.prompt import loras, readings
+from engines.text.prompt import readings
 from studio import gallery, images, wildcards
 from studio.jobs import FINAL
 from studio.tabs import browser, queue
@@ -401,8 +402,8 @@ def foreseen(studio, given, request):
         return ""
     text = given["prompt"].strip()
     try:
-        words, _ = loras(choose(text, 0))
-    except BadRequest as error:  # of a name that is not written to its end
+        words, reader = reading(choose(text, 0), reader, studio.home)
+    except BadRequest as error:  # of a name that is not there, or not written to its end
         return _refused(error)
     count = max(reader.count(pieces) for pieces in readings(words.strip(), given["style"]))
     facts = [say(request, "tokens_of", count=count, most=reader.context_length)]
