@@ -26,6 +26,8 @@ TASKS = {
     "srvgg": ("upscale",),
     "spandrel": ("upscale",),  # any other that it knows, where it is installed
     "clip": (),
+    "lora": (),  # named in a prompt, as is the next
+    "embedding": (),
     "diffusers": ("generate",),  # a folder of a pipeline
     "classical-inpainting": ("inpaint",),  # of OpenCV: there is no file
     "classical-upscaling": ("upscale",),

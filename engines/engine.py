@@ -7,7 +7,7 @@ import json
 
 import torch
 
-from engines import catalog, classical, pipelines, requests
+from engines import additions, catalog, classical, pipelines, requests
 from engines.checkpoints import files, models
 from engines.diffusion.latent import LatentDiffusion
 from engines.errors import AtelierError
@@ -65,19 +65,20 @@ class Engine:
         if isinstance(request, requests.Drawn) and request.vae:
             rows["vae"] = catalog.autoencoder(request.vae, rows["model"], self.home, self.paths)
         request = dataclasses.replace(request, **{name: row.id for name, row in rows.items()})
+        asked, added = additions.named(request, rows["model"], self.home)
         try:
             loaded = {name: self.load(row) for name, row in rows.items()}
             parts = dict(loaded)
             if "vae" in parts:
                 parts["model"] = parts["model"].drawing_with(parts.pop("vae"))
-            with PeakMemory(self.device) as peak:
-                result = function(request, *parts.values(), on_progress)
+            with PeakMemory(self.device) as peak, added.to(parts["model"]):
+                result = function(asked, *parts.values(), on_progress)
         except torch.OutOfMemoryError as error:
             raise AtelierError("The device ran out of memory; ask for fewer or smaller pictures.") from error
         finally:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-        hashes = {f"{name}_sha256": model.sha256 for name, model in loaded.items()}
+        hashes = {f"{name}_sha256": model.sha256 for name, model in loaded.items()} | added.record()
         return self._recorded(result, request, hashes, peak.bytes, _precision(loaded["model"]))
 
     def _engine(self, request):

@@ -85,7 +85,10 @@ def compared(one, other):
 def _flat(record):
     request = _brief(record["request"])
     made = {name: record.get(name, "") for name in MADE}
-    return request | made | record.get("versions", {})
+    additions = record.get("additions")  # what the prompt named, in a file that may be a stranger's
+    rows = additions.items() if isinstance(additions, dict) else ()
+    added = {f"{name} sha256": told.get("sha256", "") for name, told in rows if isinstance(told, dict)}
+    return request | made | added | record.get("versions", {})
 
 
 def _is_step(row):

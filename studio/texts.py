@@ -345,6 +345,7 @@ TABLE = {
     "models.licence": ("Licence", "许可"),
     "models.size": ("Size", "大小"),
     "models.path": ("Lies at", "位置"),
+    "models.in_prompt": ("In a prompt", "提示词写法"),
     "models.first_stage": ("Draws with", "所用自编码器"),
     "models.held": (
         "In memory: {loaded}; there is room for {budget:.1f} GiB.", "内存中：{loaded}；上限 {budget:.1f} GiB。"
@@ -362,9 +363,11 @@ TABLE = {
     "craft": ("How prompts are written", "提示词写法"),
     "craft.help": (
         "`(red:1.3)` more of it, `[tail]` less · `{cat|dog}` one of them, by the seed · `[fox:wolf:0.5]` a wolf after "
-        "half of the steps · `a fox AND a tree` both · `__animal__` a line of wildcards/animal.txt of the home",
+        "half of the steps · `a fox AND a tree` both · `__animal__` a line of wildcards/animal.txt of the home · "
+        "`<lora:ink:0.8>` the LoRA ink of models/ and `embedding:ink` an embedding, for Stable Diffusion",
         "`(red:1.3)` 加强，`[tail]` 减弱 · `{cat|dog}` 由种子选其一 · `[fox:wolf:0.5]` 走到一半步数后变为后者 · "
-        "`a fox AND a tree` 两者兼有 · `__animal__` 取主目录 wildcards/animal.txt 中的一行",
+        "`a fox AND a tree` 两者兼有 · `__animal__` 取主目录 wildcards/animal.txt 中的一行 · "
+        "`<lora:ink:0.8>` 使用 models/ 中的 LoRA ink，`embedding:ink` 使用嵌入（Stable Diffusion）",
     ),
     "tokens_of": ("{count} of {most} tokens", "{count} / {most} 个词元"),
     "takes": ("takes about {seconds:.0f} s", "约需 {seconds:.0f} 秒"),

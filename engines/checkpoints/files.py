@@ -15,6 +15,9 @@ from typing import NamedTuple
 from engines.errors import BadCheckpoint
 
 PIPELINE = "model_index.json"  # makes a folder a pipeline of diffusers
+FOLDER_TELLS = (  # names of files that say nothing
+    "model", "diffusion_pytorch_model", "adapter_model", "pytorch_lora_weights", "learned_embeds",
+)  # fmt: skip
 MAX_HEADER = 100_000_000
 BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
@@ -189,7 +192,7 @@ def save(path, tensors, metadata=None):
 def name(path):
     """What a model is called: the name of its file, or of its folder where the file's says nothing."""
     path = Path(path).resolve()
-    return path.parent.name if path.stem in ("model", "diffusion_pytorch_model") else path.stem
+    return path.parent.name if path.stem in FOLDER_TELLS else path.stem
 
 
 def sha256(path, beside=None):

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from engines.checkpoints import autoencoders, files, stable_diffusion
+from engines.checkpoints import autoencoders, embeddings, files, lora, stable_diffusion
 from engines.errors import BadCheckpoint
 
 UPSCALERS = "upscalers"  # the folder of what is left to spandrel, if nobody here knows it
@@ -65,7 +65,8 @@ def _recognised(path, stamps):
 def detect(tensors):
     """The `Layout` of a file of another program by its `tensors`, name to (dtype, shape), as `read_header` tells."""
     shapes = {name: shape for name, (_, shape) in tensors.items()}
-    for look in (_rrdb, _srvgg, stable_diffusion.detect, autoencoders.detect):
+    known = stable_diffusion.detect, autoencoders.detect, lora.detect, embeddings.detect
+    for look in (_rrdb, _srvgg, *known):
         try:
             found = look(shapes)
         except (IndexError, KeyError, TypeError, ValueError, ZeroDivisionError):

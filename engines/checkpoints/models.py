@@ -13,6 +13,7 @@ from engines.diffusion.unet import UNetConfig
 from engines.diffusion.upscaler import Upscaler, UpscalerConfig
 from engines.errors import AtelierError, BadCheckpoint
 from engines.esrgan import RRDBConfig, RRDBNet, SRVGGConfig, SRVGGNet
+from engines.text import prompt
 from engines.text.clip import CLIP, CLIPConfig
 from engines.text.encoder import TextConfig
 from engines.vqgan.autoencoder import VQGAN, AutoencoderConfig, CodebookConfig, KLAutoencoder
@@ -123,6 +124,9 @@ def load(path, first_stage=None):
     family = layout.family
     if family == spandrels.FAMILY:
         return _named(spandrels.load(path), path)
+    if family in prompt.NAMED:
+        how = prompt.NAMED[family].format(files.name(path))
+        raise BadCheckpoint(f"{path.name} is no model by itself, but changes one: write {how} into a prompt.")
     if family not in FAMILIES:
         raise BadCheckpoint(f"{path.name} is no model of a known family; known are: {', '.join(FAMILIES)}.")
     config, parts, weights_of = layout.config, (), own_weights

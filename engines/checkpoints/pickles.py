@@ -13,7 +13,8 @@ from engines.checkpoints import files
 from engines.errors import BadCheckpoint
 
 SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
-WITHIN = ("state_dict", "params_ema", "params", "model_state_dict", "module", "model")  # where tensors lie, best first
+# where tensors lie, best first; the last is of embeddings
+WITHIN = ("state_dict", "params_ema", "params", "model_state_dict", "module", "model", "string_to_param")
 ROOM = 2 * 2**30  # bytes of address space, beside what torch itself takes and what the file does
 TIMES = 4  # the file's own size, in address space: read, unpacked, and written
 SECONDS = 1800

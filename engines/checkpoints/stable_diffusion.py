@@ -244,7 +244,7 @@ def _described(folder, configs, scheduler):
     blocks = unet.get("layers_per_block", 2)
     attention = ["CrossAttn" in kind for kind in unet["down_block_types"]]
     named = {
-        "unet": {f"unet.{_published(name, blocks, attention)}": name for name in shapes["unet"]},
+        "unet": {f"unet.{published(name, blocks, attention)}": name for name in shapes["unet"]},
         "vae": {f"first_stage.{ours}": name for ours, name in stage_names.items()},
     }
     readers = dict(zip([part for part in ENCODERS if part in configs], ENCODERS.values(), strict=False))
@@ -282,7 +282,7 @@ def _told(text):
     return told if end == 2 else told | {"end_token": end}
 
 
-def _published(name, blocks, attention):
+def published(name, blocks, attention):
     """The published name of what diffusers calls `name` in a UNet of so many `blocks` a level.
 
     `attention` says of each level whether it has transformers.
@@ -313,10 +313,10 @@ def _in_block(rest):
 
 
 def in_diffusers(names, blocks, attention):
-    """What diffusers calls each of the published `names` in a UNet, as a dict: the inverse of `_published`."""
+    """What diffusers calls each of the published `names` in a UNet, as a dict: the inverse of `published`."""
     leaf = ".weight"
     modules = {
-        _published(module + leaf, blocks, attention).removesuffix(leaf): module
+        published(module + leaf, blocks, attention).removesuffix(leaf): module
         for module in _modules(blocks, attention)
     }
     return {

@@ -3,18 +3,54 @@
     [fox:wolf:0.5]          a fox for half of the steps, then a wolf
     a fox AND a forest:0.8  both at once, each by its own guidance (Liu et al., 2022, eq. 11)
     (red:1.3) [tail]        more of the red, less of the tail
+    <lora:ink:0.8>          the LoRA called ink, with that weight; it is no word, and stands for the whole prompt
+    embedding:ink           the vectors of the embedding called ink, in the place of a word
 
 What is not written quite so stands for itself. Choices, `{red|blue}`, are taken by `requests.choose` before.
 """
 
 import re
 
+from engines.errors import BadRequest
 from engines.text.captions import compose
 
 SCHEDULE = re.compile(r"\[([^\[\]:]*):([^\[\]:]*):\s*(0?\.\d+|0\.?|1(?:\.0*)?)\s*\]")
 WEIGHT = re.compile(r"\(([^()]*):\s*(\d*\.?\d+)\s*\)|\[([^\[\]:]+)\]")
 COMPOSED = re.compile(r"(.*?)(?::\s*(-?\d*\.?\d+))?\s*\Z", re.DOTALL)
+LORA = re.compile(r"<lora:([^<>:{}|]+)(?::\s*(-?\d*\.?\d+))?\s*>")
+EMBEDDING = re.compile(r"(?<!\w)embedding:([^\s,()\[\]|:]+)")
+NAMED = {"lora": "<lora:{}:1>", "embedding": "embedding:{}"}  # how a prompt names a file, by its family
+SIGNS = 0xF0000  # the first of the characters that Unicode leaves to everybody's own use
 LESS = 1 / 1.1  # what square brackets make of words
+
+
+def loras(text):
+    """`(text, weights)`: a text without its LoRAs, and the weight of each by its name; named twice, weights add up.
+
+    Raises `BadRequest` for one that is not written as above.
+    """
+    weights = {}
+    for name, weight in LORA.findall(text):
+        weights[name.strip()] = weights.get(name.strip(), 0.0) + float(weight or 1)
+    text = LORA.sub("", text)
+    if "<lora:" in text:
+        raise BadRequest(
+            "A LoRA in the prompt is written otherwise: <lora:name:0.8> with its name and a number, or <lora:name>."
+        )
+    return text, weights
+
+
+def signed(text, names):
+    """`(text, signs)`: a text with a sign, one character, in the place of each embedding; the name of each by its sign.
+
+    A name has always the same sign among the same `names`. An embedding that is not among them stays as it is written.
+    """
+    signs = {}
+    for name in sorted(names, key=len, reverse=True):  # a name may go on as another
+        sign = chr(SIGNS + names.index(name))
+        text, count = re.subn(rf"(?<!\w)embedding:{re.escape(name)}(?!\w)", sign, text)
+        signs |= {sign: name} if count else {}
+    return text, signs
 
 
 def stages(text):

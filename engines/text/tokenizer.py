@@ -3,7 +3,9 @@
 Every text has tokens, whatever its script, since single bytes are in the vocabulary.
 """
 
+import copy
 import json
+import re
 import unicodedata
 from pathlib import Path
 
@@ -50,6 +52,7 @@ class Tokenizer:
         except Exception as error:  # the library raises nothing narrower
             raise BadCheckpoint("The tokenizer in a model file is damaged; fetch it again.") from error
         self.context_length = context_length
+        self.added = {}  # a sign, one character, and the ids beside the vocabulary that it is read as
         self.vocab_size = self._bpe.get_vocab_size()
         self.start_token = self._bpe.token_to_id(self.start)
         self.end_token = self.padding = self._bpe.token_to_id(self.end)
@@ -84,6 +87,12 @@ class Tokenizer:
             show_progress=False,
         ))
         return cls(bpe.to_str(), context_length)
+
+    def adding(self, ids):
+        """A tokenizer that reads each sign as the token ids that `ids` give it, and all else as this one."""
+        more = copy.copy(self)
+        more.added = ids
+        return more
 
     def encode(self, texts):
         """A list of texts as int64 `(B, context_length)`; a long one loses its last tokens, never its end.
@@ -145,14 +154,22 @@ class Tokenizer:
         return [token for tokens, _ in self._pieces(text) for token in tokens]
 
     def _pieces(self, text):
-        # tokens and weight of each piece; what follows without a space in the text has none before its tokens
-        pieces, before = [(text, 1.0)] if isinstance(text, str) else text, " "
-        for words, weight in pieces:
-            normal = normalise(words)
-            if not (before[-1:].isspace() or words[:1].isspace()):
-                normal = normal.removeprefix(" ")
-            yield self._bpe.encode(normal, add_special_tokens=False).ids, weight
-            before = words
+        # tokens and weight of each piece, and of each sign, which is a piece of its own
+        before = " "
+        for words, weight in [(text, 1.0)] if isinstance(text, str) else text:
+            for part in re.split(f"([{''.join(self.added)}])", words) if self.added else [words]:
+                if part in self.added:
+                    yield self.added[part], weight
+                elif part:
+                    yield self._ids(part, before), weight
+                before = part or before
+
+    def _ids(self, words, before):
+        # what follows without a space in the text has none before its tokens
+        normal = normalise(words)
+        if not (before[-1:].isspace() or words[:1].isspace()):
+            normal = normal.removeprefix(" ")
+        return self._bpe.encode(normal, add_special_tokens=False).ids
 
 
 class CLIPTokenizer(Tokenizer):
@@ -208,11 +225,9 @@ class CLIPTokenizer(Tokenizer):
             SETTINGS[0]: self._settings("CLIPTokenizer"),
         }  # fmt: skip
 
-    def _pieces(self, text):
-        pieces = [(text, 1.0)] if isinstance(text, str) else text
-        for words, weight in pieces:
-            readable = words.encode("utf-8", errors="replace").decode("utf-8")
-            yield self._bpe.encode(readable, add_special_tokens=False).ids, weight
+    def _ids(self, words, before):
+        readable = words.encode("utf-8", errors="replace").decode("utf-8")
+        return self._bpe.encode(readable, add_special_tokens=False).ids
 
 
 def opened(json_text, context_length):

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import gradio as gr
 
+from engines.additions import reading
 from engines.catalog import catalog, tokenizer
 from engines.errors import BadCheckpoint, BadRequest
 from engines.requests import SUITED, Drawn, GenerateRequest, RefineRequest, choose
@@ -401,11 +402,15 @@ def foreseen(studio, given, request):
     try:
         reader = row and tokenizer(row)
     except BadCheckpoint as error:  # of a vocabulary that is not here
-        return f'<div class="status forecast over">{html.escape(str(error))}</div>'
+        return _refused(error)
     if reader is None:
         return ""
     text = given["prompt"].strip()
-    count = max(reader.count(pieces) for pieces in readings(choose(text, 0), given["style"]))
+    try:
+        words, reader = reading(choose(text, 0), reader, studio.home)
+    except BadRequest as error:  # of a name that is not there, or not written to its end
+        return _refused(error)
+    count = max(reader.count(pieces) for pieces in readings(words.strip(), given["style"]))
     facts = [say(request, "tokens_of", count=count, most=reader.context_length)]
     try:
         wordless = given["noise_only"] or not (text or given["style"])
@@ -419,6 +424,10 @@ def foreseen(studio, given, request):
         facts.append(say(request, "needs", memory=memory / 2**20))
     crowded = " over" if count > reader.context_length else ""
     return f'<div class="status forecast{crowded}">{" · ".join(facts)}</div>'
+
+
+def _refused(error):
+    return f'<div class="status forecast over">{html.escape(str(error))}</div>'
 
 
 def _draws_by_tokens(studio, model):

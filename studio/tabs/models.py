@@ -10,6 +10,7 @@ from engines.catalog import CARD, catalog
 from engines.checkpoints import pickles
 from engines.errors import AtelierError, BadRequest
 from engines.requests import EngineRequest
+from engines.text.prompt import NAMED
 from studio.tabs.common import guard, model_choices, temporary
 from studio.texts import say, t
 
@@ -143,6 +144,8 @@ def _facts(row, shared, request):
         ("models.family", row.family), ("models.tasks", ", ".join(row.tasks)), ("models.licence", row.licence),
         ("models.size", f"{row.bytes / 2**20:.1f} MiB"),
     ]  # fmt: skip
+    if row.family in NAMED:
+        facts.append(("models.in_prompt", NAMED[row.family].format(row.id)))
     if row.path and not shared:
         facts.append(("models.path", str(row.path)))
     if row.first_stage:

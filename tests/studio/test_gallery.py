@@ -13,7 +13,7 @@ from engines import requests
 from engines.errors import BadPicture
 from studio import images
 from studio.database import Database
-from studio.gallery import Gallery, Search, request_of
+from studio.gallery import Gallery, Search, compared, request_of
 
 RECORD = {"request": json.loads(requests.to_json(requests.GenerateRequest(prompt="红心")))}
 
@@ -36,6 +36,12 @@ def test_pictures_come_back_newest_first_and_by_job(open_gallery):
     assert [entry.seed for entry in gallery.of_job("a")] == [1, 3]
     assert gallery.get("nothing") is None
     assert entries[0].prompt == "红心" and entries[0].task == "generate"
+
+
+def test_what_differs_between_two_records_tells_of_the_files_that_a_prompt_named():
+    one, other = (RECORD | {"additions": {"ink": {"sha256": told}, "odd": 3}} for told in ("aa", "bb"))
+    assert [row for row in compared(one, other) if row[1] != row[2]] == [("ink sha256", "aa", "bb")]
+    assert compared(RECORD, RECORD | {"additions": "odd"}) == compared(RECORD, RECORD)
 
 
 def test_a_file_without_a_row_gets_one(open_gallery, tmp_path):

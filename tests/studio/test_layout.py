@@ -8,8 +8,10 @@ from types import SimpleNamespace
 
 import gradio as gr
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from engines import requests
+from engines import catalog, requests
 from engines.errors import BadRequest
 from engines.requests import (
     AdjustRequest,
@@ -24,7 +26,7 @@ from engines.requests import (
 from studio import layout, texts
 from studio.gallery import Entry
 from studio.jobs import JobState
-from studio.tabs import common, generate, reconstruct
+from studio.tabs import common, generate, models, reconstruct
 from tests import tiny
 
 PAGE = {
@@ -170,6 +172,24 @@ def test_a_picture_drawn_by_tokens_names_their_order(tmp_path):
     assert "9 steps · Halton<" in generate.details(SimpleNamespace(home=tmp_path), drawn, ENGLISH)
     # of a model that is gone nobody knows any more by what it drew
     assert "9 steps<" in generate.details(STUDIO, drawn, ENGLISH)
+
+
+def test_what_a_prompt_names_beside_its_words_is_told_with_its_model_and_counts_no_token(tmp_path):
+    model = tiny.latent_diffusion()
+    tiny.save(tmp_path / "models" / "painter.safetensors", model)
+    factors = {f"lora_unet_middle_block_1_proj_in.lora_{way}.weight": torch.ones(2, 2) for way in ("up", "down")}
+    save_file(factors, tmp_path / "models" / "ink&wash.safetensors")
+    studio = SimpleNamespace(home=tmp_path, shared=True, jobs=SimpleNamespace(estimate=lambda request: (None, None)))
+    facts = models._facts(catalog.find("ink&wash", home=tmp_path), True, ENGLISH)
+    assert "<dt>In a prompt</dt><dd>&lt;lora:ink&amp;wash:1&gt;</dd>" in facts
+    given = {name: "" for name in ("negative", "style", "image")} | {"model": "painter", "noise_only": False}
+    told = {
+        prompt: generate.foreseen(studio, given | {"prompt": prompt, "random_seed": False}, ENGLISH)
+        for prompt in ("red disc", "red disc <lora:ink&wash:0.5>", "red disc <lora:ink")
+    }
+    plain, counted, refused = told.values()
+    assert plain == counted and f"{model.tokenizer.count('red disc')} of 32 tokens" in plain
+    assert "over" in refused and "&lt;lora:name:0.8&gt;" in refused
 
 
 def test_a_picture_drawn_without_words_says_so():

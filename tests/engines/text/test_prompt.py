@@ -6,6 +6,7 @@ import torch
 
 from engines import requests, tensors
 from engines.diffusion import guidance
+from engines.errors import BadRequest
 from engines.requests import choose
 from engines.tasks.generate import generate
 from engines.text import prompt
@@ -47,6 +48,27 @@ def test_weights_are_of_their_words():
     assert prompt.weighted("a (red:1.3) fox [tail]") == [
         ("a ", 1.0), ("red", 1.3), (" fox ", 1.0), ("tail", pytest.approx(1 / 1.1))
     ]  # fmt: skip
+
+
+def test_loras_are_no_words_and_their_weights_add_up():
+    assert prompt.loras("a red fox") == ("a red fox", {})
+    assert prompt.loras("<lora:ink v1.5>a <lora:oil:-.5>fox<lora:ink v1.5: 0.25 >") == (
+        "a fox", {"ink v1.5": 1.25, "oil": -0.5}
+    )  # fmt: skip
+    for strange in ("<lora:ink:high>", "<lora:ink", "<lora::1>", "a <lora:{ink|oil}:1>"):
+        with pytest.raises(BadRequest, match="written otherwise: <lora:name:0.8>"):
+            prompt.loras(strange)
+
+
+def test_embeddings_are_signs_that_other_marks_let_be():
+    names = ["ink", "ink-2", "my (old) one"]
+    ink, second, old = (chr(prompt.SIGNS + place) for place in range(3))
+    assert prompt.signed("a fox, embedding: ink", names) == ("a fox, embedding: ink", {})
+    assert prompt.signed("(embedding:ink-2:1.2) embedding:ink, embedding:inks", names) == (
+        f"({second}:1.2) {ink}, embedding:inks", {ink: "ink", second: "ink-2"}
+    )  # fmt: skip
+    text, signs = prompt.signed("[embedding:my (old) one:fox:0.5]", names)
+    assert prompt.stages(text) == [(0.0, old), (0.5, "fox")] and signs == {old: "my (old) one"}
 
 
 # ---------------------------------------------------------------- what it does

@@ -69,6 +69,17 @@ def test_a_long_text_keeps_its_beginning(tokenizer):
     assert set(tokenizer.decode(tokenizer.encode(["red " * 500])[0]).split()) == {"red"}
 
 
+def test_signs_are_read_as_what_is_added_and_all_else_as_before(tokenizer):
+    more = tokenizer.adding({"#": [500, 501], "~": [502]})
+    red, fox = tokenizer.encode(["red fox"])[0][1:3]
+    assert more.count("red# ~ fox") == tokenizer.count("red fox") + 3
+    assert more.encode(["red# ~ fox"])[0][1:6].tolist() == [red, 500, 501, 502, fox]
+    assert more.weights([[("red", 1.0), ("#", 2.0), (" fox", 1.0)]])[0][:6].tolist() == [1, 1, 2, 2, 1, 1]
+    for text in CAPTIONS:
+        assert np.array_equal(more.encode([text]), tokenizer.encode([text]))
+    assert not tokenizer.added and tokenizer.decode(tokenizer.encode(["#"])[0]) == "#"
+
+
 def test_words_of_the_captions_are_single_tokens(tokenizer):
     assert tokenizer.count("red") == tokenizer.count("RED") == 3
     assert tokenizer.count("red red") == 4
