@@ -1,5 +1,6 @@
 """Stable Diffusion XL and its refiner, in a single file and as a folder: equal to the peer on the same weights."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -16,14 +17,15 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from engines import catalog, tensors
-from engines.checkpoints import models
+from engines.checkpoints import embeddings, lora, models
 from engines.diffusion import schedules
 from engines.diffusion.unet import UNetConfig
 from engines.engine import Engine
-from engines.errors import BadRequest
+from engines.errors import BadCheckpoint, BadRequest
 from engines.requests import GenerateRequest
 from engines.tasks import drawing
 from engines.tasks.generate import DRAW
+from tests.engines.checkpoints.test_lora import AT, X, adapted
 from tests.engines.checkpoints.test_stable_diffusion import BETAS, CONTEXT, SCHEDULERS, WORDS, near, openclip
 from tests.engines.checkpoints.test_stable_diffusion import tokenizer_files as tokenizer_files
 from tests.engines.text.test_encoder import randomise as randomise_text
@@ -219,6 +221,60 @@ def test_a_folder_of_the_peer_holds_the_same(made, ours, tmp_path):
     assert state.keys() == same.keys() and all(torch.equal(state[name], same[name]) for name in state)
     for name, expected in ours.words(["red fox", ""], (64, 64)).items():
         assert torch.equal(model.words(["red fox", ""], (64, 64))[name], expected)
+
+
+@torch.no_grad()
+def test_a_lora_changes_it_as_the_peer_does(made, ours, tmp_path):
+    parts, _ = made
+    if parts.is_refiner:
+        pytest.skip("the peer lends its refiner no LoRA of words")
+    pipe = parts.pipeline(EulerDiscreteScheduler(**BETAS))
+    nets = [adapted(parts.unet, 1, lora_alpha=4, target_modules=["to_q", "to_v", "proj_in", "conv1"])]
+    nets += [adapted(text, 2, lora_alpha=4, target_modules=["q_proj", "fc1"]) for text in parts.texts]
+    pipe.save_lora_weights(tmp_path, *nets, weight_name="ink.safetensors")
+    (positive, pooled, numbers), _ = told(pipe, (64, 64), "red fox", "a", False)
+    before = {name: value.clone() for name, value in ours.state_dict().items()}
+    with lora.merged(ours, [(tmp_path / "ink.safetensors", 0.7)]):
+        words = ours.words(["red fox"], (64, 64))
+        found = ours.unet(X, AT, **words)
+    pipe.load_lora_weights(tmp_path, weight_name="ink.safetensors", adapter_name="ink")
+    try:
+        pipe.set_adapters("ink", 0.7)
+        (context, changed, numbers), _ = told(pipe, (64, 64), "red fox", "a", False)
+        conds = {"text_embeds": changed, "time_ids": numbers}
+        expected = pipe.unet(X, AT, context, added_cond_kwargs=conds).sample
+    finally:
+        pipe.unload_lora_weights()
+    assert (context - positive).norm() > 0.01 * positive.norm() and (changed - pooled).norm() > 0.01 * pooled.norm()
+    near(words["context"], context)
+    near(words["vector"][:, : WIDTHS[1]], changed)
+    near(found, expected)
+    after = ours.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+@torch.no_grad()
+def test_an_embedding_stands_for_words_of_both_readers(made, ours, tmp_path):
+    parts, _ = made
+    if parts.is_refiner:
+        pytest.skip("an embedding of XL is of two readers")
+    random = torch.Generator().manual_seed(7)
+    vectors = {
+        name: torch.randn(2, width, generator=random) for name, width in zip(("clip_l", "clip_g"), WIDTHS, strict=True)
+    }
+    save_file(vectors, tmp_path / "ink.safetensors")
+    pipe = copy.deepcopy(parts).pipeline(EulerDiscreteScheduler(**BETAS))
+    pipe.load_textual_inversion(vectors["clip_l"], "ink", text_encoder=pipe.text_encoder, tokenizer=pipe.tokenizer)
+    pipe.load_textual_inversion(vectors["clip_g"], "ink", text_encoder=pipe.text_encoder_2, tokenizer=pipe.tokenizer_2)
+    (context, pooled, _), _ = told(pipe, (64, 64), "red ink fox", "a", False)
+    with embeddings.readable(ours, {"*": tmp_path / "ink.safetensors"}):
+        words = ours.words(["red * fox"], (64, 64))
+    near(words["context"], context)
+    near(words["vector"][:, : WIDTHS[1]], pooled)
+    with pytest.raises(BadCheckpoint, match="64 wide, and the words of “xl” 64 and 128"):
+        save_file({"emb_params": vectors["clip_l"]}, tmp_path / "one.safetensors")
+        with embeddings.readable(ours, {"*": tmp_path / "one.safetensors"}):
+            pass
 
 
 def test_it_draws_by_its_name_and_from_a_picture(made):
