@@ -46,13 +46,13 @@ class LatentDiffusionConfig:
     unet: UNetConfig
     text: TextConfig
     tokenizer: str  # the JSON text of the byte-pair encoding
-    text_2: TextConfig | None = None  # of a second reader, whose states stand beside those of the first
-    tokenizer_2: str = ""  # which it reads by
     prediction: str = "flow"  # what the net predicts, a name in DENOISERS
     latent_mean: tuple[float, ...] = field(default=(0.0, 0.0, 0.0, 0.0))  # of the training latents, a channel
     latent_std: float = 1.0  # of the training latents; the UNet sees them with mean 0 and spread 1
     size: int = 128  # pixels a side of the training pictures
     hole: str = "grey"  # how the net sees what is to be painted, a key of HOLES
+    text_2: TextConfig | None = None  # of a second reader, whose states stand beside those of the first
+    tokenizer_2: str = ""  # which it reads by
 
     def __post_init__(self):
         object.__setattr__(self, "latent_mean", tuple(self.latent_mean))

@@ -86,7 +86,7 @@ def path(tmp_path):
 
 def test_an_unknown_family_is_refused(path):
     change(path, family="unheard-of")
-    with pytest.raises(BadCheckpoint, match="known are: vqgan, kl, clip, .*latent-diffusion"):
+    with pytest.raises(BadCheckpoint, match="known are: vqgan, kl, .*latent-diffusion"):
         models.load(path)
 
 
