@@ -247,8 +247,11 @@ def test_twenty_steps_are_those_of_the_peers_pipeline(made, ours, sampler, monke
 def same_beginning(monkeypatch):
     """The peer's noise is ours, and it takes the middle of what its encoder tells, as we do, not a draw from it."""
     monkeypatch.setattr(DiagonalGaussianDistribution, "sample", lambda told, generator=None: told.mode())
+
+    def noise(shape, **more):
+        return tensors.noise([5], shape[1:])
+
     for kind in (StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline):
-        noise = lambda shape, **more: tensors.noise([5], shape[1:])  # noqa: E731
         monkeypatch.setitem(kind.prepare_latents.__globals__, "randn_tensor", noise)
 
 
@@ -289,8 +292,7 @@ def test_inpainting_is_that_of_the_peers_pipeline(made, ours, sampler, strength,
     begun = {}
     if strength == 1:  # the peer forgets the picture then, and ours begins as it was asked to: both with it here
         latents = ours.encode(tensors.from_image(source)) + sigmas[0] * tensors.noise([5], (4, 8, 8))
-        own = 1 if sampler == "euler" else 1 / (1 + sigmas[0] ** 2).sqrt()
-        begun["latents"] = latents * own / pipe.scheduler.init_noise_sigma
+        begun["latents"] = latents / (1 + sigmas[0] ** 2).sqrt()
     expected = run_by_the_peer(
         pipe, parts, steps, image=source, mask_image=mask, strength=strength, width=64, height=64, **begun
     )
