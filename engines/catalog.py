@@ -30,6 +30,7 @@ TASKS = {
     "classical-upscaling": ("upscale",),
 }
 
+SHOWN = ("title", "licence", "about")  # texts of a card
 OURS = "-ours"  # after the name of a pipeline of diffusers: the same weights by our engine
 
 log = logging.getLogger(__name__)
@@ -80,14 +81,14 @@ def read(path):
     """The row of one file, of the `model.safetensors` in a folder, or of the diffusers pipeline in a folder."""
     path = Path(path)
     if (path / files.PIPELINE).exists():
-        weights = sum(part.stat().st_size for part in path.rglob("*.safetensors"))
+        weights = sum(part.stat().st_size for part in path.rglob("*.safetensors") if part.is_file())
         return Model(files.name(path), "diffusers", TASKS["diffusers"], path, weights, "unknown", {})
     path = path / "model.safetensors" if path.is_dir() else path
     layout, metadata = foreign.recognised(path)
     family = layout.family
     if family not in TASKS:
         raise BadCheckpoint(f"{path.name} is no model of a known family; known are: {', '.join(TASKS)}.")
-    card = metadata.get("card", {})
+    card = {name: value for name, value in metadata.get("card", {}).items() if name not in SHOWN or type(value) is str}
     return Model(
         id=files.name(path),
         family=family,
@@ -124,10 +125,13 @@ def tokenizer(row):
     layout, _ = foreign.recognised(row.path)
     if row.family == stable_diffusion.FAMILY:
         return stable_diffusion.tokenizer(layout.config, row.path)
-    config = layout.config or {}
+    config = layout.config if isinstance(layout.config, dict) else {}
     if "tokenizer" not in config:
         return None
-    return Tokenizer(config["tokenizer"], config["text"]["context_length"])
+    try:
+        return Tokenizer(config["tokenizer"], config["text"]["context_length"])
+    except (KeyError, TypeError) as error:
+        raise BadCheckpoint(f"{row.path.name} does not say how it reads words; copy the file again.") from error
 
 
 def find(name, task=None, home=None, paths=True):

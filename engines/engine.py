@@ -110,7 +110,7 @@ class Engine:
 
     @staticmethod
     def _key(row):
-        return row.family, row.path, row.path.stat().st_mtime_ns
+        return row.family, row.path, files.stamp(row.path)
 
     def _held(self):
         # bytes of the loaded models; an autoencoder that several draw with is there once

@@ -7,7 +7,6 @@ part has a file and a configuration of its own, and the UNet's layers are counte
 """
 
 import functools
-import json
 import re
 from pathlib import Path
 
@@ -168,22 +167,15 @@ def in_folder(folder):
 def _in_folder(folder, stamps):
     # once for each content of its files: the page asks for all models whenever it shows a choice of them
     try:
-        if _json(folder / files.PIPELINE).get("_class_name") not in PIPELINES:
+        if files.read_json(folder / files.PIPELINE).get("_class_name") not in PIPELINES:
             return None
-        return _described(folder, *(_json(folder / name) for name in CONFIGS))
+        return _described(folder, *(files.read_json(folder / name) for name in CONFIGS))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise BadCheckpoint(f"{folder.name} is no Stable Diffusion 1 or 2 that can be read; copy it again.") from error
 
 
 def _weights(folder):
     return {part: folder / part / f"{name}.safetensors" for part, name in WEIGHTS.items()}
-
-
-def _json(path):
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadCheckpoint(f"{path.parent.name}/{path.name} cannot be opened; copy the folder again.") from error
 
 
 def _described(folder, unet, vae, text, scheduler):

@@ -1,5 +1,6 @@
 """Latent diffusion (Rombach et al., 2022): a UNet on the latents of an autoencoder, led by words."""
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,6 +30,7 @@ def filled(pictures, hole):
     return torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).contiguous().to(pictures)
 
 
+SIZES = 8, 4096  # pixels a side of the pictures that a model can have learned from
 HOLES = {"grey": _grey, "filled": filled}
 
 
@@ -58,6 +60,10 @@ class LatentDiffusionConfig:
             )
         if len(self.latent_mean) != self.unet.out_channels:
             raise BadRequest(f"latent_mean needs {self.unet.out_channels} numbers, one a channel of the latents.")
+        if not all(map(math.isfinite, self.latent_mean)) or not 0 < self.latent_std < math.inf:
+            raise BadRequest("latent_mean and latent_std must be finite numbers, and latent_std above 0.")
+        if not SIZES[0] <= self.size <= SIZES[1]:
+            raise BadRequest(f"The size of a model is {self.size}; it must lie between {SIZES[0]} and {SIZES[1]}.")
 
 
 class LatentDiffusion(nn.Module):
