@@ -34,6 +34,7 @@ TASKS = {
 }
 
 CARD = "card.md"  # beside the `model.safetensors` of a folder
+SHOWN = ("title", "licence", "about")  # texts of a card
 OURS = "-ours"  # after the name of a pipeline of diffusers: the same weights by our engine
 
 log = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ def read(path):
     """The row of one file, of the `model.safetensors` in a folder, or of the diffusers pipeline in a folder."""
     path = Path(path)
     if (path / files.PIPELINE).exists():
-        weights = sum(part.stat().st_size for part in path.rglob("*.safetensors"))
+        weights = sum(part.stat().st_size for part in path.rglob("*.safetensors") if part.is_file())
         return Model(files.name(path), "diffusers", TASKS["diffusers"], path, weights, "unknown", {})
     path = path / "model.safetensors" if path.is_dir() else path
     layout, metadata = foreign.recognised(path)
@@ -101,7 +102,7 @@ def read(path):
         raise BadCheckpoint(f"{path.name} is the encoder of a tiny autoencoder; name the file of its decoder instead.")
     if family not in TASKS:
         raise BadCheckpoint(f"{path.name} is no model of a known family; known are: {', '.join(TASKS)}.")
-    card = metadata.get("card", {})
+    card = {name: value for name, value in metadata.get("card", {}).items() if name not in SHOWN or type(value) is str}
     return Model(
         id=files.name(path),
         family=family,
@@ -139,14 +140,18 @@ def tokenizer(row):
         return stable_diffusion.tokenizer(config, row.path)
     if "tokenizer" not in config:
         return None
-    return Tokenizer(config["tokenizer"], config["text"]["context_length"])
+    try:
+        return Tokenizer(config["tokenizer"], config["text"]["context_length"])
+    except (KeyError, TypeError) as error:
+        raise BadCheckpoint(f"{row.path.name} does not say how it reads words; copy the file again.") from error
 
 
 def _config(row):
     # of what our own engine runs
     if row.path.is_dir():
         return stable_diffusion.in_folder(row.path)[0]
-    return foreign.recognised(row.path)[0].config or {}
+    config = foreign.recognised(row.path)[0].config
+    return config if isinstance(config, dict) else {}
 
 
 def card(row):

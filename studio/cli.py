@@ -370,11 +370,23 @@ def _compare(arguments):
         images.write_png(path, pictures[place], result.record)
         seed = getattr(cells[place], "seed", None)
         made.append({"path": str(path), "seed": seed, "seconds": result.seconds, "model": cells[place].model})
+    distances = comparison.apart(request, pictures, lambda *two: comparison.measured(engine.run, *two))
+    for row, place in zip(made, request.order(), strict=True):
+        if place in distances:
+            row["apart"] = comparison.facts(distances[place])
+            _say(f"{row['path']}: {_apart(distances[place])}")
     sheet = comparison.sheet(request, pictures)
     images.write_bytes(arguments.out / comparison.SHEET, images.png_bytes(sheet))
-    images.write_bytes(arguments.out / comparison.TABLE, comparison.table(request, records).encode())
+    images.write_bytes(arguments.out / comparison.TABLE, comparison.table(request, records, distances).encode())
     _say(f"{arguments.out / comparison.SHEET}")
     return {"pictures": made, "sheet": str(arguments.out / comparison.SHEET)}
+
+
+def _apart(found):
+    if not found.largest:
+        return "identical to the first model's"
+    differences = f"{found.largest}/255 at most, {found.mean:.2f}/255 on average"
+    return f"from the first model's {differences}, PSNR {found.psnr:.2f} dB"
 
 
 def _models(arguments):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 import zipfile
 from decimal import Decimal, InvalidOperation
@@ -10,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from engines import requests
 from engines.errors import BadRequest
-from engines.requests import SUITED, Drawn, GenerateRequest
+from engines.requests import SUITED, Drawn, GenerateRequest, MeasureRequest
 from studio import images
 
 DIGITS = 11  # before the point; no field has more
@@ -18,6 +19,7 @@ WORDS = "words"  # the axis that replaces words of the prompt
 LEFT_OUT = ("count",)  # a cell is one picture
 RANGE = re.compile(r"(-?[\d.]+)\s*-\s*(-?[\d.]+)(?:\s*\(\+?\s*([\d.]+)\))?")
 FONTS = ("NotoSansCJK-Regular.ttc", "NotoSansCJKsc-Regular.otf", "msyh.ttc", "PingFang.ttc", "DejaVuSans.ttf")
+MEASURES = ("largest", "mean", "psnr", "ssim", "distance")  # of two pictures, fields of a `MeasureResult`
 SHEET, TABLE = "comparison.png", "comparison.json"  # of the folder of a comparison
 CELL = 1024  # pixels of the longer side of a picture on a sheet
 LABEL, GAP, LINE = 16, 6, 24  # pixels: of letters, between cells, of a line of labels
@@ -104,8 +106,54 @@ def labels(request):
     return tuple([label(point) for point in axis] for axis in request.axes)
 
 
+def called(request, place):
+    """What a cell is called: by its points along all axes."""
+    return ", ".join(filter(None, _labels(request, place)))
+
+
 def _labels(request, place):
     return [names[index] for names, index in zip(labels(request), place, strict=True)]
+
+
+# ---------------------------------------------------------------- how far the pictures are from each other
+
+
+def measured(run, one, other):
+    """The `MeasureResult` of two PIL pictures by `run(request)`; None for those of two sizes, or too small for it."""
+    try:
+        return run(MeasureRequest(images.png_bytes(one), images.png_bytes(other)))
+    except BadRequest:
+        return None
+
+
+def firsts(request):
+    """Of each cell of another model than the first, its place, and that of the first model's which else is the same."""
+    axis = next((number for number, points in enumerate(request.axes) if "model" in points[0]), None)
+    if axis is None:
+        return {}
+    return {place: (*place[:axis], 0, *place[axis + 1 :]) for place in request.cells() if place[axis]}
+
+
+def apart(request, pictures, measure):
+    """How far what other models made is from what the first made of the same: `MeasureResult` by place.
+
+    `pictures` are by place, and `measure(one, other)` tells of two of them as `measured` does; where it tells nothing
+    or one is missing, so is the place.
+    """
+    found = {
+        place: measure(pictures[first], pictures[place])
+        for place, first in firsts(request).items() if place in pictures and first in pictures
+    }  # fmt: skip
+    return {place: result for place, result in found.items() if result}
+
+
+def facts(result):
+    """What JSON tells of a `MeasureResult`; the PSNR of identical pictures is no number there."""
+    told = {"identical": result.largest == 0} | {name: getattr(result, name) for name in MEASURES}
+    return told | {"psnr": result.psnr if math.isfinite(result.psnr) else None}
+
+
+# ---------------------------------------------------------------- what is kept of them
 
 
 def sheet(request, pictures):
@@ -142,20 +190,28 @@ def _reduced(picture):
     return picture
 
 
-def write_folder(request, entries, stream):
-    """Write a comparison as a ZIP file: its pictures by page, row and column, and what they are as JSON."""
+def write_folder(request, entries, distances, stream):
+    """Write a comparison as a ZIP file: its pictures by page, row and column, and what they are as JSON.
+
+    `distances` are as `apart` tells.
+    """
     places = by_place(request, entries)
     with zipfile.ZipFile(stream, "w") as archive:  # PNG is compressed already
         for place, entry in places.items():
             archive.write(entry.path, file_of(place))
         records = {place: images.whole_record(entry.path) for place, entry in places.items()}
-        archive.writestr(TABLE, table(request, records))
+        archive.writestr(TABLE, table(request, records, distances))
 
 
-def table(request, records):
-    """What lies where in the folder of a comparison, as JSON; `records` are those of its cells by place."""
+def table(request, records, distances):
+    """What lies where in the folder of a comparison, as JSON; `records` are those of its cells by place.
+
+    `distances` are as `apart` tells; each is from the file that it names.
+    """
+    first = firsts(request)
     cells = [
         {"file": file_of(place), "place": place, "labels": _labels(request, place), "record": record}
+        | ({"apart": {"from": file_of(first[place])} | facts(distances[place])} if place in distances else {})
         for place, record in sorted(records.items())
     ]
     return json.dumps({"cells": cells}, ensure_ascii=False, indent=1)

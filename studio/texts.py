@@ -464,7 +464,11 @@ TABLE = {
     "compare.psnr": ("PSNR", "峰值信噪比"),
     "compare.ssim": ("SSIM", "结构相似度"),
     "compare.distance": ("perceptual distance", "感知距离"),
+    "compare.largest": ("largest difference", "最大差异"),
+    "compare.mean": ("mean difference", "平均差异"),
     "compare.apart": ("A against B:", "A 与 B："),
+    "compare.identical": ("identical, pixel by pixel", "逐像素完全相同"),
+    "compare.from_first": ("Each against what {model} made of the same", "各图与 {model} 同条件下的图相比"),
     "compare.distance.help": (
         "Perceptual distance: mean squared distance of normalised features of a random network with a fixed seed; "
         "0 for equal pictures, at most 2.",

@@ -162,5 +162,11 @@ def groups(path):
 
 
 def count(found, pattern):
-    """How many numbers, from 0 on, the group of `pattern` takes among the names of `found`."""
-    return 1 + max(int(match[1]) for match in map(re.compile(pattern).match, found) if match)
+    """How many numbers, from 0 on, the group of `pattern` takes among the names of `found`.
+
+    Raises `ValueError` for more than there are names.
+    """
+    counted = 1 + max(int(match[1]) for match in map(re.compile(pattern).match, found) if match)
+    if counted > len(found):
+        raise ValueError(f"{counted} layers of {len(found)} tensors")
+    return counted

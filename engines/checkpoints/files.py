@@ -19,6 +19,9 @@ FOLDER_TELLS = (  # names of files that say nothing
     "model", "diffusion_pytorch_model", "adapter_model", "pytorch_lora_weights", "learned_embeds",
 )  # fmt: skip
 MAX_HEADER = 100_000_000
+MAX_JSON = 10_000_000  # bytes of a configuration
+MAX_SIDES = 64  # of a tensor; torch knows no more
+LONGEST_NAME = 100  # characters of what a file calls something, as errors tell it
 BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
 }  # fmt: skip
@@ -46,9 +49,15 @@ class Rows(NamedTuple):
 
 
 def stamp(path):
-    """What changes with the content of a file: its time and its size; None where there is no file."""
+    """What changes with the content of a file, its time and its size, or of a folder, those of all its files.
+
+    None where there is no file.
+    """
+    path = Path(path)
     try:
-        stat = Path(path).stat()
+        if path.is_dir():
+            return tuple((str(part), stamp(part)) for part in sorted(path.rglob("*")) if part.is_file())
+        stat = path.stat()
     except OSError:
         return None
     return stat.st_mtime_ns, stat.st_size
@@ -62,13 +71,15 @@ def read_header(path):
     """
     path = Path(path)
     try:
+        if not path.is_file():  # of a folder or a pipe nothing is read
+            raise cannot_be_opened(path)
         size = path.stat().st_size
         with open(path, "rb") as stream:
             start = stream.read(8)
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else MAX_HEADER + 1
             if length > min(MAX_HEADER, size):
                 raise BadCheckpoint(f"{path.name} is no safetensors file, or it was cut; copy it again.")
-            header = json.loads(stream.read(length), object_pairs_hook=_no_duplicates)
+            header = json.loads(stream.read(length).decode(), object_pairs_hook=_no_duplicates)
     except OSError as error:
         raise cannot_be_opened(path) from error
     except (ValueError, RecursionError) as error:
@@ -80,9 +91,11 @@ def read_header(path):
             begin, stop = row["data_offsets"]
             if any(type(number) is not int for number in (begin, stop, *row["shape"])):
                 raise ValueError("sides and offsets are whole numbers")
+            if len(row["shape"]) > MAX_SIDES:
+                raise ValueError("more sides than a tensor can have")
             expected = BYTES[row["dtype"]] * math.prod(row["shape"])
             if begin != end or stop - begin != expected or any(side < 0 for side in row["shape"]):
-                raise BadCheckpoint(f"{path.name} contradicts itself at the tensor {name}; copy the file again.")
+                raise BadCheckpoint(f"{path.name} contradicts itself at the tensor {shown(name)}; copy the file again.")
             tensors[name], end = (row["dtype"], tuple(row["shape"])), stop
         if not all(isinstance(text, str) for text in texts.values()):
             raise ValueError("metadata are texts")
@@ -100,19 +113,77 @@ def read_header(path):
     return tensors, metadata
 
 
+def read_json(path):
+    """What is in a file of JSON. Raises `BadCheckpoint` for one that is not there, is too large, or is no JSON."""
+    path = Path(path)
+    where = f"{path.parent.name}/{path.name}"
+    try:
+        if path.is_file() and path.stat().st_size <= MAX_JSON:
+            return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadCheckpoint(f"{where} is no JSON that can be read; copy the folder again.") from error
+    raise BadCheckpoint(f"{where} cannot be opened; copy the folder again.")
+
+
+def shown(name):
+    """What a file calls something, fit for a sentence: in one line, and not too long."""
+    text = "".join(letter if letter.isprintable() else "�" for letter in name[:LONGEST_NAME])
+    return text + "…" * (len(name) > LONGEST_NAME)
+
+
 def cannot_be_opened(path):
     """What is raised for a file that the system does not give."""
     return BadCheckpoint(f"{Path(path).name} cannot be opened; check that the file is there and readable.")
 
 
 def _names_a_file(name, sha256):
-    return name == Path(name).name and 0 < len(name) < 200 and len(sha256) == 64
+    texts = isinstance(name, str) and isinstance(sha256, str)
+    return texts and name == Path(name).name and name.isprintable() and 0 < len(name) < 200 and len(sha256) == 64
 
 
 def _no_duplicates(pairs):
     if len({name for name, _ in pairs}) < len(pairs):
         raise ValueError("a name twice")
     return dict(pairs)
+
+
+def check(path, expected, names=None, unused=()):
+    """Raise `BadCheckpoint` naming the first three differences from `expected`, as `load` does; no tensor is read."""
+    path = Path(path)
+    found, _ = read_header(path)
+    whole = names is None
+    names = {name: name for name in expected} if whole else names
+    places = {name: Rows.of(place) for name, place in names.items()}
+    left_out, used = set(unused), {place.name for name, place in places.items() if name in expected}
+    missing = [name for name in expected if name not in places or places[name].name not in found]
+    # what lies in one tensor of the file is missing once
+    problems = [f"{shown(name)} is missing" for name in dict.fromkeys(_called_there(name, places) for name in missing)]
+    problems += [
+        f"{shown(name)} is not part of the model" for name in found if name not in used and name not in left_out
+    ]
+    shapes = {name: shape for name, (_, shape) in found.items()}
+    for name, shape in expected.items():
+        if name in places and places[name].name in found:
+            there = places[name].shape(shapes)
+            if not _fits(there, tuple(shape), places[name].parts, whole):
+                problems.append(f"{shown(places[name].name)} has shape {list(there)} instead of {list(shape)}")
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise BadCheckpoint(f"{path.name} does not fit its model: {'; '.join(problems[:3])}{more}.")
+
+
+def _called_there(name, places):
+    """What a tensor of ours would be called in a file, by those beside it that are there."""
+    if name in places:
+        return places[name].name
+    longest, told = "", name
+    for other, place in places.items():
+        shared = os.path.commonprefix([name, other])
+        shared = shared[: shared.rfind(".") + 1]
+        if len(shared) > len(longest) and place.name.endswith(other.removeprefix(shared)):
+            own = place.name.removesuffix(other.removeprefix(shared))
+            longest, told = shared, own + name.removeprefix(shared)
+    return told
 
 
 def load(path, expected, names=None, unused=()):
@@ -126,23 +197,8 @@ def load(path, expected, names=None, unused=()):
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
-    found, _ = read_header(path)
-    whole = names is None
-    names = {name: name for name in expected} if whole else names
-    places = {name: Rows.of(place) for name, place in names.items()}
-    left_out, used = set(unused), {place.name for name, place in places.items() if name in expected}
-    problems = [f"{places.get(name, Rows(name)).name} is missing" for name in expected
-                if name not in places or places[name].name not in found]  # fmt: skip
-    problems += [f"{name} is not part of the model" for name in found if name not in used and name not in left_out]
-    shapes = {name: shape for name, (_, shape) in found.items()}
-    for name, shape in expected.items():
-        if name in places and places[name].name in found:
-            there = places[name].shape(shapes)
-            if not _fits(there, tuple(shape), places[name].parts, whole):
-                problems.append(f"{places[name].name} has shape {list(there)} instead of {list(shape)}")
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise BadCheckpoint(f"{path.name} does not fit its model: {'; '.join(problems[:3])}{more}.")
+    check(path, expected, names, unused)
+    places = {name: Rows.of(name if names is None else names[name]) for name in expected}
     tensors = {}
     try:
         with safe_open(path, "pt") as file:
@@ -158,7 +214,7 @@ def load(path, expected, names=None, unused=()):
     for name, tensor in tensors.items():
         if tensor.is_floating_point():
             if not torch.isfinite(tensor).all():
-                place = places[name].name
+                place = shown(places[name].name)
                 raise BadCheckpoint(f"{path.name} holds NaN or infinite values in {place}; it cannot be used.")
             tensors[name] = tensor.float()
     return tensors

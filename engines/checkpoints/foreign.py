@@ -9,6 +9,7 @@ from pathlib import Path
 from engines.checkpoints import autoencoders, embeddings, files, lora, stable_diffusion
 from engines.errors import BadCheckpoint
 
+NEVER_SAID = ("spandrel", "diffusers", stable_diffusion.FAMILY)  # families that no file of ours is of
 UPSCALERS = "upscalers"  # the folder of what is left to spandrel, if nobody here knows it
 
 
@@ -54,6 +55,8 @@ def recognised(path):
 def _recognised(path, stamps):
     # the page asks for all models whenever it shows a choice of them, and large files have large headers
     tensors, metadata = files.read_header(path)
+    if metadata.get("family") in NEVER_SAID:
+        return Layout(None, None), metadata
     if "family" in metadata:
         return Layout(metadata["family"], metadata.get("config")), metadata
     layout = detect(tensors)

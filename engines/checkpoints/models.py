@@ -5,13 +5,14 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from engines import spandrels
 from engines.checkpoints import autoencoders, files, foreign, stable_diffusion
 from engines.diffusion.latent import LatentDiffusion, LatentDiffusionConfig
 from engines.diffusion.unet import UNetConfig
 from engines.diffusion.upscaler import Upscaler, UpscalerConfig
-from engines.errors import AtelierError, BadCheckpoint
+from engines.errors import BadCheckpoint
 from engines.esrgan import RRDBConfig, RRDBNet, SRVGGConfig, SRVGGNet
 from engines.text import prompt
 from engines.text.clip import CLIP, CLIPConfig
@@ -73,6 +74,7 @@ ALONE = {
 }  # fmt: skip
 DRAWING = {"latent-diffusion": _latent_diffusion, "token-transformer": _token_transformer}  # by an autoencoder
 FAMILIES = ALONE | DRAWING
+SPARE = 1000  # tensors that a file may lack, and its net is built all the same to name them
 
 
 def save(path, model, card):
@@ -135,12 +137,12 @@ def load(path, first_stage=None):
     if family in DRAWING:
         _check_first_stage(path, metadata, first_stage)
         parts = (first_stage,)
-    shapes = _shapes(path, lambda: weights_of(FAMILIES[family](config, *parts)))
+    built = outline(path, [path, *filter(None, [layout.beside])], lambda: weights_of(FAMILIES[family](config, *parts)))
     if layout.beside:
         other, _ = foreign.recognised(layout.beside)
-        weights = _of_parts(shapes, [(path, layout.names, ()), (layout.beside, other.names, ())])
+        weights = _of_parts(built, [(path, layout.names, ()), (layout.beside, other.names, ())])
     else:
-        weights = files.load(path, shapes, layout.names, layout.unused)
+        weights = _weights(path, built, layout.names, layout.unused)
     model = FAMILIES[family](config, *parts)
     model.load_state_dict(model.state_dict() | weights)
     if family == stable_diffusion.FAMILY and stable_diffusion.is_unsure(config):
@@ -154,30 +156,53 @@ def _in_folder(folder):
         raise BadCheckpoint(f"{folder.name} is no Stable Diffusion; diffusers itself may run it.")
     config, parts = found
     config = stable_diffusion.with_tokenizers(config, folder)
-    shapes = _shapes(folder, lambda: _stable_diffusion(config).state_dict())
-    weights = _of_parts(shapes, parts)
+    built = outline(folder, [path for path, _, _ in parts], lambda: _stable_diffusion(config).state_dict())
+    weights = _of_parts(built, parts)
     model = _stable_diffusion(config)
     model.load_state_dict(weights)
     return _named(model, folder)
 
 
-def _of_parts(shapes, parts):
+def _of_parts(built, parts):
     # the weights of a model whose parts, by the first word of their names, have a file each
     weights = {}
     for path, names, unused in parts:
         prefix = next(iter(names)).partition(".")[0] + "."
-        own = {name: shape for name, shape in shapes.items() if name.startswith(prefix)}
-        weights |= files.load(path, own, names, unused)
+        own = {name: value for name, value in built.items() if name.startswith(prefix)}
+        weights |= _weights(path, own, names, unused)
     return weights
 
 
-def _shapes(path, state):
-    # of what `state()` gives, the net of a file built without memory
+def outline(path, paths, state):
+    """What `state()` gives, the net of a file built without memory; its tensors lie in `paths`.
+
+    Raises `BadCheckpoint` for a description that builds nothing, or far more than the files can hold.
+    """
+    most = 2 * sum(len(files.read_header(part)[0]) for part in paths) + SPARE
+
+    def counted(module, name, parameter):
+        nonlocal most
+        most -= 1
+        if most < 0:
+            raise ValueError("more layers than tensors")
+
+    hook = register_module_parameter_registration_hook(counted)
     try:
         with torch.device("meta"):
-            return {name: value.shape for name, value in state().items()}
-    except (AtelierError, AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:
+            return state()
+    except Exception as error:  # whatever a stranger's description leads to
         raise BadCheckpoint(f"{path.name} describes a model that cannot be built; copy the file again.") from error
+    finally:
+        hook.remove()
+
+
+def _weights(path, built, names, unused):
+    # the tensors of a file that go into what `outline` built
+    weights = files.load(path, {name: value.shape for name, value in built.items()}, names, unused)
+    for name, value in built.items():
+        if value.is_floating_point() and not weights[name].is_floating_point():
+            raise BadCheckpoint(f"{path.name} holds whole numbers for {name}; models that were quantised are not read.")
+    return weights
 
 
 @torch.no_grad()

@@ -8,7 +8,6 @@ layers are counted level by level.
 """
 
 import functools
-import json
 import re
 from pathlib import Path
 
@@ -206,11 +205,12 @@ def in_folder(folder):
 def _in_folder(folder, stamps):
     # once for each content of its files: the page asks for all models whenever it shows a choice of them
     try:
-        index = _json(folder / files.PIPELINE)
+        index = files.read_json(folder / files.PIPELINE)
         if index.get("_class_name") not in PIPELINES:
             return None
         parts = [part for part in WEIGHTS if index.get(part, [None])[0]]
-        return _described(folder, {part: _json(_config(folder, part)) for part in parts}, _json(folder / SCHEDULER))
+        configs = {part: files.read_json(_config(folder, part)) for part in parts}
+        return _described(folder, configs, files.read_json(folder / SCHEDULER))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise BadCheckpoint(f"{folder.name} is no Stable Diffusion that can be read; copy it again.") from error
 
@@ -221,13 +221,6 @@ def _weights(folder, part):
 
 def _config(folder, part):
     return folder / part / "config.json"
-
-
-def _json(path):
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadCheckpoint(f"{path.parent.name}/{path.name} cannot be opened; copy the folder again.") from error
 
 
 def _described(folder, configs, scheduler):

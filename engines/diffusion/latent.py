@@ -4,6 +4,7 @@ SDXL is read by two encoders of words and told numbers about its picture (Podell
 """
 
 import copy
+import math
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -33,6 +34,7 @@ def filled(pictures, hole):
     return torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).contiguous().to(pictures)
 
 
+SIZES = 8, 4096  # pixels a side of the pictures that a model can have learned from
 HOLES = {"grey": _grey, "filled": filled}
 NUMBER_DIM = 256  # of the sinusoids of a number that is told about a picture
 NUMBERS = (0, 5, 6)  # none, those of SDXL's refiner, of which the last is a score, or those of SDXL
@@ -71,6 +73,10 @@ class LatentDiffusionConfig:
             raise BadRequest(f"The UNet takes a vector of {self.unet.adm_dim}; with these words it must be of {known}.")
         if len(self.latent_mean) != self.unet.out_channels:
             raise BadRequest(f"latent_mean needs {self.unet.out_channels} numbers, one a channel of the latents.")
+        if not all(map(math.isfinite, self.latent_mean)) or not 0 < self.latent_std < math.inf:
+            raise BadRequest("latent_mean and latent_std must be finite numbers, and latent_std above 0.")
+        if not SIZES[0] <= self.size <= SIZES[1]:
+            raise BadRequest(f"The size of a model is {self.size}; it must lie between {SIZES[0]} and {SIZES[1]}.")
 
     @property
     def readers(self):

@@ -5,6 +5,7 @@ small picture, `scale x scale` pixels as channels of one place (Shi et al., 2016
 at full resolution. Nothing in the net looks further than `reach`: a tile with so much around it knows of no seam.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +32,8 @@ class UpscalerConfig:
             raise BadRequest("An upscaler needs an even number of channels, and at least one block and one scale.")
         if len(self.residual_std) != len(self.scales):
             raise BadRequest("residual_std needs one number for each scale of an upscaler.")
+        if not all(0 < std < math.inf for std in self.residual_std):
+            raise BadRequest("residual_std of an upscaler must be finite numbers above 0.")
 
 
 def device_of(net):

@@ -2,6 +2,7 @@
 
 import time
 
+import numpy as np
 import torch
 
 from engines import metrics, pictures, tensors
@@ -13,7 +14,7 @@ SSIM_SIDE = 11  # pixels of the window that structural similarity looks through
 
 @torch.no_grad()
 def measure(request, device):
-    """PSNR, SSIM and perceptual distance of the two pictures of a `MeasureRequest`.
+    """PSNR, SSIM, perceptual distance and plain differences of the two pictures of a `MeasureRequest`.
 
     Raises `BadRequest` for pictures of two sizes or too small for the window of SSIM.
     """
@@ -28,4 +29,6 @@ def measure(request, device):
         raise BadRequest(f"The pictures are {one.width}x{one.height} pixels; measuring needs {SSIM_SIDE} on each side.")
     x, y = (tensors.from_image(image).to(device) for image in (one, other))
     distance = metrics.RandomPerceptual().to(device)(x, y).item()
-    return MeasureResult(metrics.psnr(x, y), metrics.ssim(x, y), distance, time.monotonic() - started)
+    apart = np.abs(np.asarray(one, np.int16) - np.asarray(other, np.int16))
+    differences = int(apart.max()), float(apart.mean())
+    return MeasureResult(metrics.psnr(x, y), metrics.ssim(x, y), distance, *differences, time.monotonic() - started)

@@ -1,6 +1,7 @@
 """The Compare tab: models on the same input, one model over axes, and a vote without names."""
 
 import dataclasses
+import functools
 import html
 import io
 import itertools
@@ -12,7 +13,7 @@ import gradio as gr
 
 from engines.catalog import catalog
 from engines.errors import BadRequest
-from engines.requests import CompareRequest, MeasureRequest, ReconstructRequest
+from engines.requests import CompareRequest, ReconstructRequest
 from studio import comparison, images
 from studio.jobs import FINAL
 from studio.pair_view import MODES, PairView
@@ -194,7 +195,7 @@ def wire(studio, parts, parts_of, tabs, demo):
                 yield standing(state, request, parts.line, parts.run, parts.stop)
             else:
                 pair, mode = looked.get(request.session_hash, ((), mode))
-                yield view(state, pair, ballots, mode, request, export=True)
+                yield view(state, pair, ballots, mode, request)
             shown = now
 
     def opened(job, ballots, mode, request: gr.Request):
@@ -203,7 +204,7 @@ def wire(studio, parts, parts_of, tabs, demo):
         if remembered(studio, job):
             yield from follow(job, ballots, mode, request)
 
-    def view(state, pair, ballots, mode, request, export=False):
+    def view(state, pair, ballots, mode, request):
         # everything that is shown of a comparison
         compared = studio.jobs.request(state.id)
         over, found = state.state in FINAL, comparison.by_place(compared, state.entries)
@@ -220,25 +221,36 @@ def wire(studio, parts, parts_of, tabs, demo):
             parts.view: _pair(two, ("A", "B") if ballots else _names(compared, pair), mode) if two else None,
             parts.ballot: gr.Row(visible=bool(ballots) and over),
             parts.measures: "",
-            parts.exports: gr.Row(visible=over and bool(found) and not ballots),
-            **(exported(compared, found) if export and over and found and not ballots else {}),
+            **({} if over and not ballots else {parts.exports: gr.Row(visible=False)}),
             parts.ranking: ranks(request),
             parts.pair: pair,
             stored: ballots,
         }
 
-    def exported(compared, found):
-        stream = io.BytesIO()
-        comparison.write_folder(compared, found.values(), stream)
-        sheet = comparison.sheet(compared, {place: images.read_picture(entry.path) for place, entry in found.items()})
-        return {
-            parts.sheet: gr.DownloadButton(value=temporary(comparison.SHEET, images.png_bytes(sheet))),
-            parts.folder: gr.DownloadButton(value=temporary("comparison.zip", stream.getvalue())),
-        }
+    @functools.lru_cache(maxsize=1024)  # pictures in the gallery stay as they are
+    def distances(one, other):
+        return comparison.measured(studio.jobs.aside, images.read_picture(one), images.read_picture(other))
 
-    def again(job, pair, ballots, mode, request, export=False):
+    def apart(compared, found):
+        return comparison.apart(compared, {place: entry.path for place, entry in found.items()}, distances)
+
+    def export(job, ballots):
+        state = remembered(studio, job)
+        if state is None or state.state not in FINAL or not state.entries or ballots:
+            return gr.skip(), gr.skip(), gr.skip()
+        compared, stream = studio.jobs.request(job), io.BytesIO()
+        found = comparison.by_place(compared, state.entries)
+        comparison.write_folder(compared, state.entries, apart(compared, found), stream)
+        sheet = comparison.sheet(compared, {place: images.read_picture(entry.path) for place, entry in found.items()})
+        return (
+            gr.Row(visible=True),
+            gr.DownloadButton(value=temporary(comparison.SHEET, images.png_bytes(sheet))),
+            gr.DownloadButton(value=temporary("comparison.zip", stream.getvalue())),
+        )
+
+    def again(job, pair, ballots, mode, request):
         looked[request.session_hash] = pair, mode
-        return view(studio.jobs.state(job), pair, ballots, mode, request, export)
+        return view(studio.jobs.state(job), pair, ballots, mode, request)
 
     def choose(job, pair, ballots, mode, event: gr.EventData, request: gr.Request):
         # the one chosen longer ago makes way
@@ -256,7 +268,7 @@ def wire(studio, parts, parts_of, tabs, demo):
             compared = studio.jobs.request(job).cells()
             one, other = (compared[place].model for place in _places(ballots[0]))
             studio.votes.add(one, other, share, job)
-            return again(job, pair, ballots[1:], mode, request, export=len(ballots) == 1)
+            return again(job, pair, ballots[1:], mode, request)
 
         return guard(voted)
 
@@ -265,7 +277,8 @@ def wire(studio, parts, parts_of, tabs, demo):
             return ""
         compared = studio.jobs.request(job)
         found = comparison.by_place(compared, studio.jobs.state(job).entries)
-        return _measures(studio, compared, [found[place] for place in pair], request)
+        told = _measures(distances, compared, [found[place] for place in pair], request)
+        return told + _from_the_first(compared, found, apart(compared, found), request)
 
     def ranks(request):
         rows = studio.votes.ranking()
@@ -315,6 +328,7 @@ def wire(studio, parts, parts_of, tabs, demo):
     watched = [job, stored, parts.mode]
     state = [job, parts.pair, stored, parts.mode]
     measured = [job, parts.pair, stored]
+    exporting = [job, stored], [parts.exports, parts.sheet, parts.folder]
     parts.what.change(
         lambda what: [gr.Column(visible=what == "generate"), gr.Column(visible=what == "reconstruct"),
                       gr.Column(visible=what == "inpaint"), gr.Column(visible=what == "upscale"),
@@ -326,13 +340,15 @@ def wire(studio, parts, parts_of, tabs, demo):
         {*asked.values(), *form.values(), *inpainting.fields.values(), *upscaling.asked.values(), parts.mode},
         [job, stored, parts.pair], **quiet,
     )  # fmt: skip
-    asking.success(guard(follow), watched, **follower).success(guard(measure), measured, parts.measures, **quiet)
-    demo.load(guard(opened), watched, **follower).success(guard(measure), measured, parts.measures, **quiet)
+    for shows in (asking.success(guard(follow), watched, **follower), demo.load(guard(opened), watched, **follower)):
+        shows.success(guard(measure), measured, parts.measures, **quiet).success(guard(export), *exporting, **quiet)
     parts.stop.click(guard(lambda job: studio.jobs.stop(job)), job, None, **quiet)
     parts.grid.choose(guard(choose), state, shown, **quiet).success(guard(measure), measured, parts.measures, **quiet)
     parts.mode.input(guard(look), state, shown, **quiet).success(guard(measure), measured, parts.measures, **quiet)
     for share, button in parts.votes.items():
-        button.click(vote(share), state, shown, **quiet).success(guard(measure), measured, parts.measures, **quiet)
+        button.click(vote(share), state, shown, **quiet).success(
+            guard(measure), measured, parts.measures, **quiet
+        ).success(guard(export), *exporting, **quiet)
 
 
 def _models(studio):
@@ -351,10 +367,7 @@ def _address(path):
 
 
 def _names(compared, pair):
-    names = [
-        ", ".join(filter(None, (points[i] for points, i in zip(comparison.labels(compared), place, strict=True))))
-        for place in pair
-    ]
+    names = [comparison.called(compared, place) for place in pair]
     return [f"{letter} · {name}" for letter, name in zip("AB"[: len(names)], names, strict=True)]
 
 
@@ -363,29 +376,23 @@ def _pair(two, names, mode):
     return {"one": one, "other": other, "names": list(names), "mode": mode}
 
 
-def _measures(studio, compared, two, request):
+def _measures(distances, compared, two, request):
     # time and memory of two pictures, how far they are from each other, and of reconstructions from the source
-    def distances(one, other):
-        try:
-            return studio.jobs.aside(MeasureRequest(images.png_bytes(one), images.png_bytes(other)))
-        except BadRequest:  # of two sizes, or too small
-            return None
-
     rows = [
         ("compare.time", [say(request, "seconds", seconds=entry.record.get("seconds", 0.0)) for entry in two]),
         ("compare.memory", [_megabytes(entry.record.get("memory")) for entry in two]),
     ]
-    pictures = [images.read_picture(entry.path) for entry in two]
     if isinstance(compared.base, ReconstructRequest):
-        source = images.read_picture(compared.base.image)
-        found = [distances(source, picture) for picture in pictures]
+        found = [distances(compared.base.image, entry.path) for entry in two]
         rows += [(f"compare.{name}", [_value(result, name) for result in found]) for name in DISTANCES]
     body = "".join(
         f'<tr><th scope="row">{say(request, key)}</th><td>{one}</td><td>{other}</td></tr>'
         for key, (one, other) in rows
     )
-    between = distances(*pictures)
+    between = distances(*(entry.path for entry in two))
     apart = " · ".join(f"{say(request, f'compare.{name}')} {_value(between, name)}" for name in DISTANCES)
+    if between and not between.largest:
+        apart = say(request, "compare.identical")
     return (
         f'<table class="facts-table"><tr><td></td><th scope="col">A</th><th scope="col">B</th></tr>{body}</table>'
         f'<p class="apart">{say(request, "compare.apart")} {apart}</p>'
@@ -393,7 +400,29 @@ def _measures(studio, compared, two, request):
     )
 
 
-DISTANCES = {"psnr": "{:.2f} dB", "ssim": "{:.3f}", "distance": "{:.4f}"}
+def _from_the_first(compared, found, apart, request):
+    # of each picture by another model than the first; of a comparison of two, all is said by then
+    if len(found) < 3 or not apart:
+        return ""
+    first = compared.cells()[next(iter(comparison.firsts(compared).values()))].model
+    head = "".join(f'<th scope="col">{say(request, f"compare.{name}")}</th>' for name in DISTANCES)
+    rows = "".join(
+        f'<tr><th scope="row">{html.escape(comparison.called(compared, place))}</th>{_row(result, request)}</tr>'
+        for place, result in apart.items()
+    )
+    title = html.escape(say(request, "compare.from_first", model=first))
+    return f'<table class="facts-table"><caption>{title}</caption><tr><td></td>{head}</tr>{rows}</table>'
+
+
+def _row(result, request):
+    if not result.largest:
+        return f'<td colspan="{len(DISTANCES)}">{say(request, "compare.identical")}</td>'
+    return "".join(f"<td>{_value(result, name)}</td>" for name in DISTANCES)
+
+
+DISTANCES = {
+    "largest": "{}/255", "mean": "{:.2f}/255", "psnr": "{:.2f} dB", "ssim": "{:.3f}", "distance": "{:.4f}",
+}  # fmt: skip
 
 
 def _value(result, name):

@@ -45,6 +45,7 @@ def test_two_models_on_the_same_words(artist):
     expect(cells(artist)).to_have_count(2)
     expect(artist.find("#compare-grid th[scope=col]")).to_have_text(list(MODELS))
     expect(artist.find("#compare-measures")).to_contain_text("SSIM")
+    expect(artist.find("#compare-measures")).to_contain_text("largest difference")
     expect(artist.find("#compare-view figcaption")).to_have_text(["A · icons-diffusion", "B · my-tokens"])
 
     sheet = Image.open(downloaded(artist, "#compare-sheet"))
@@ -55,6 +56,8 @@ def test_two_models_on_the_same_words(artist):
     assert [cell["record"]["request"]["model"] for cell in made] == list(MODELS)
     assert {cell["record"]["request"]["seed"] for cell in made} == {3}
     assert pictures[0].size == pictures[1].size == (128, 128)
+    one, other = (np.asarray(picture).astype(int) for picture in pictures)
+    assert made[1]["apart"]["largest"] == abs(one - other).max() and made[1]["apart"]["from"] == made[0]["file"]
 
     artist.page.reload()
     artist.tab("Compare")

@@ -23,6 +23,7 @@ def measured(one, other):
 def test_a_picture_is_at_no_distance_from_itself():
     result = measured(picture(), picture())
     assert (result.psnr, result.ssim, result.distance) == (math.inf, pytest.approx(1), 0)
+    assert (result.largest, result.mean) == (0, 0)
 
 
 def test_psnr_is_that_of_the_bytes():
@@ -31,6 +32,8 @@ def test_psnr_is_that_of_the_bytes():
     result = measured(one, other)
     assert result.psnr == pytest.approx(10 * math.log10(255**2 / error), rel=1e-4)
     assert result.ssim < 0.1 and result.distance > 0
+    apart = np.abs(np.asarray(one, float) - np.asarray(other, float))
+    assert (result.largest, result.mean) == (apart.max(), pytest.approx(apart.mean()))
 
 
 @pytest.mark.parametrize("one, other, words", [

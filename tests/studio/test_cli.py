@@ -198,6 +198,18 @@ def test_compare_on_a_picture(capsys, home, tmp_path):
         "--out", str(tmp_path),
     )  # fmt: skip
     assert code == 0 and [Image.open(row["path"]).size for row in found["pictures"]] == [(50, 60)] * 2
+    one, other = (np.asarray(Image.open(row["path"])).astype(int) for row in found["pictures"])
+    assert "apart" not in found["pictures"][0]
+    apart = found["pictures"][1]["apart"]
+    assert (apart["largest"], apart["mean"]) == (abs(one - other).max(), pytest.approx(abs(one - other).mean()))
+    assert json.loads((tmp_path / "comparison.json").read_text())["cells"][1]["apart"].items() > apart.items()
+
+
+def test_compare_says_that_pictures_are_identical(capsys, home, tmp_path):
+    words = ["compare", "--models", f"painter,{home / 'models' / 'painter.safetensors'}", "--prompt", "disc"]
+    code, found, err = run(capsys, home, *words, "--steps", "2", "--out", str(tmp_path))
+    assert code == 0 and "identical to the first model's" in err
+    assert found["pictures"][1]["apart"]["identical"] and found["pictures"][1]["apart"]["psnr"] is None
 
 
 def test_compare_on_a_picture_and_a_mask(capsys, home, tmp_path):

@@ -2,14 +2,17 @@
 
 import io
 import json
+import math
 import zipfile
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from engines import requests
 from engines.errors import BadRequest
-from engines.requests import CompareRequest, GenerateRequest
+from engines.requests import CompareRequest, GenerateRequest, MeasureResult
+from engines.tasks.measure import measure
 from studio import comparison
 from studio.jobs import pieces
 
@@ -101,6 +104,61 @@ def test_a_comparison_of_comparisons_is_refused():
         CompareRequest(compare(MODELS), (MODELS,))
 
 
+# ---------------------------------------------------------------- how far the pictures are from each other
+
+
+def measured(one, other):
+    return comparison.measured(lambda request: measure(request, "cpu"), one, other)
+
+
+def test_each_picture_is_measured_from_what_the_first_model_made_of_the_same():
+    models = (*MODELS, {"model": "c"})
+    steps = ({"steps": 1}, {"steps": 2})
+    for request in (compare(models, SEEDS), compare(SEEDS, models), compare(SEEDS, steps, models)):
+        cells = request.cells()
+        found = comparison.firsts(request)
+        assert set(found) == {place for place, cell in cells.items() if cell.model != "a"}
+        for place, first in found.items():
+            one, other = cells[first], cells[place]
+            assert (one.model, one.seed, one.steps) == ("a", other.seed, other.steps)
+    assert comparison.firsts(compare(SEEDS)) == {}
+
+
+def test_how_far_they_are_is_told_in_levels_and_what_is_identical_is_said():
+    request, pictures = compare((*MODELS, {"model": "c"})), {}
+    grey = np.full((20, 30, 3), 100, np.uint8)
+    for column, apart in enumerate((0, 0, 6)):
+        pictures[column, 0, 0] = Image.fromarray(grey + np.uint8([apart, 0, 0]))
+    found = comparison.apart(request, pictures, measured)
+    assert (found[1, 0, 0].largest, found[1, 0, 0].mean, found[1, 0, 0].psnr) == (0, 0, math.inf)
+    assert (found[2, 0, 0].largest, found[2, 0, 0].mean) == (6, 2)
+    assert found[2, 0, 0].psnr == pytest.approx(10 * math.log10(255**2 / 12), rel=1e-4)
+    cells = json.loads(
+        comparison.table(request, dict.fromkeys(pictures, {}), found), parse_constant=lambda text: pytest.fail(text)
+    )["cells"]
+    assert "apart" not in cells[0]
+    assert cells[1]["apart"]["from"] == cells[0]["file"] and cells[1]["apart"]["identical"]
+    assert cells[1]["apart"]["psnr"] is None
+    assert {name: cells[2]["apart"][name] for name in ("identical", "largest", "mean")} == {
+        "identical": False, "largest": 6, "mean": 2,
+    }  # fmt: skip
+
+
+def test_pictures_of_two_sizes_and_missing_ones_are_left_out():
+    request = compare((*MODELS, {"model": "c"}))
+    pictures = {(0, 0, 0): Image.new("RGB", (20, 30)), (1, 0, 0): Image.new("RGB", (30, 20))}
+    assert comparison.apart(request, pictures, measured) == {}
+    del pictures[0, 0, 0]
+    assert comparison.apart(request, pictures, measured) == {}
+
+
+def test_all_that_is_measured_is_told():
+    result = MeasureResult(psnr=30.0, ssim=0.9, distance=0.1, largest=9, mean=1.5, seconds=1.0)
+    assert comparison.facts(result) == {
+        "identical": False, "largest": 9, "mean": 1.5, "psnr": 30.0, "ssim": 0.9, "distance": 0.1,
+    }  # fmt: skip
+
+
 # ---------------------------------------------------------------- what is kept of them
 
 
@@ -121,7 +179,7 @@ def test_a_folder_holds_every_picture_and_how_it_was_made(open_jobs, worker):
     job = jobs.submit(request)
     *_, final = jobs.watch(job)
     stream = io.BytesIO()
-    comparison.write_folder(request, final.entries, stream)
+    comparison.write_folder(request, final.entries, {}, stream)
     with zipfile.ZipFile(stream) as archive:
         cells = json.loads(archive.read("comparison.json"))["cells"]
         assert set(archive.namelist()) == {cell["file"] for cell in cells} | {"comparison.json"}

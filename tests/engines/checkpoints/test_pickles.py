@@ -1,8 +1,10 @@
 """Pickles: tensors come out as they went in, and nothing else is ever done."""
 
+import io
 import os
 import pickle
 import socket
+import struct
 import zipfile
 
 import numpy as np
@@ -102,6 +104,72 @@ def test_what_is_no_tensors_is_refused_with_one_sentence_and_runs_nothing(tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["bad.ckpt"]
 
 
+def called(module, name, argument):
+    """The bytes of a pickle that calls a function, whatever this process may import."""
+    return f"c{module}\n{name}\n(V{argument}\ntR.".encode()
+
+
+def archive(data, name="archive/data.pkl", more=()):
+    """The bytes of a file of torch whose pickle is `data`, beside `more` files."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as parts:
+        for path, content in ((name, data), ("archive/version", b"3\n"), ("archive/byteorder", b"little"), *more):
+            parts.writestr(path, content)
+    return stream.getvalue()
+
+
+def laughs():
+    """Lists in lists, each twice in the next: a thousand million million of them in a kilobyte."""
+    return b"]q\0" + b"".join(b"]q%c(h%ch%ce" % (i + 1, i, i) for i in range(50)) + b"."
+
+
+def rebuilt(size):
+    """A tensor of another size than what it lies in."""
+    stream = io.BytesIO()
+    torch.save({"a": torch.zeros(4)}, stream)
+    with zipfile.ZipFile(stream) as parts:
+        kept = {name: parts.read(name) for name in parts.namelist()}
+    (name,) = [name for name in kept if name.endswith("data.pkl")]
+    assert b"K\x04\x85" in kept[name]
+    kept[name] = kept[name].replace(b"K\x04\x85", b"J" + struct.pack("<i", size) + b"\x85")
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as parts:
+        for path, content in kept.items():
+            parts.writestr(path, content)
+    return stream.getvalue()
+
+
+BYTES = {
+    "a shell by its own name": lambda: called("posix", "system", f"touch {MARK}"),
+    "a shell in an archive": lambda: archive(called("posix", "system", f"touch {MARK}")),
+    "code from the network": lambda: archive(called("torch.hub", "load", "a/b")),
+    "another pickle": lambda: archive(called("torch", "load", MARK)),
+    "a program run by its path": lambda: archive(called("runpy", "run_path", MARK)),
+    "a library of C": lambda: archive(called("ctypes", "CDLL", MARK)),
+    "numbers of numpy that run": lambda: archive(called("numpy.testing._private.utils", "runstring", MARK)),
+    "names above the folder": lambda: archive(b"}.", "../../data.pkl", [("../../../tmp/atelier-was-here", b"x")]),
+    "a program of TorchScript": lambda: archive(b"}.", more=[
+        ("archive/code/__torch__.py", f"open({MARK!r}, 'w')".encode()), ("archive/constants.pkl", b")."),
+    ]),
+    "a text of eight exbibytes": lambda: b"\x80\x04\x8d" + struct.pack("<Q", 2**63) + b"x.",
+    "a list nested deeply": lambda: archive(b"(" * 200_000 + b"l" * 200_000 + b"."),
+    "lists in lists in lists": laughs,
+    "a kilobyte that unpacks to gigabytes": lambda: archive(b"\x80\x02]." + bytes(2**28)),
+    "a tensor of four gigabytes in sixteen bytes": lambda: rebuilt(2**30),
+    "a tensor of less than nothing": lambda: rebuilt(-4),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BYTES)
+def test_what_was_written_by_hand_is_refused_with_one_sentence_and_runs_nothing(tmp_path, name):
+    (tmp_path / "bad.ckpt").write_bytes(BYTES[name]())
+    with pytest.raises(BadCheckpoint, match=r"^bad.ckpt was not converted: [^\n]+\.$") as caught:
+        pickles.convert(tmp_path / "bad.ckpt", tmp_path / "new.safetensors")
+    assert "Traceback" not in str(caught.value)
+    assert not os.path.exists(MARK)
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.ckpt"]
+
+
 def liar(path):
     """A file of torch whose one tensor is larger than the file says."""
     torch.save({"a": torch.zeros(16)}, path)
@@ -130,3 +198,12 @@ def test_what_is_damaged_or_lies_is_refused_with_one_sentence(tmp_path, make):
 def test_a_file_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(BadCheckpoint, match="cannot be opened"):
         pickles.convert(tmp_path / "none.ckpt", tmp_path / "new.safetensors")
+
+
+@pytest.mark.parametrize("make", [
+    os.mkdir, os.mkfifo, lambda path: path.symlink_to("nothing"), lambda path: path.symlink_to("/dev/zero"),
+], ids=["a folder", "a pipe", "a link to nothing", "a device without an end"])  # fmt: skip
+def test_what_is_no_file_is_refused(tmp_path, make):
+    make(tmp_path / "bad.ckpt")
+    with pytest.raises(BadCheckpoint, match="cannot be opened"):
+        pickles.convert(tmp_path / "bad.ckpt", tmp_path / "new.safetensors")

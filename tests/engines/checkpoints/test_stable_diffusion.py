@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,10 +12,13 @@ from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
     UNet2DConditionModel,
     UniPCMultistepScheduler,
 )
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -28,10 +32,11 @@ from engines.errors import BadCheckpoint
 from engines.requests import GenerateRequest, InpaintRequest
 from engines.tasks import drawing
 from engines.tasks.generate import DRAW
+from engines.tasks.inpaint import inpaint
 from tests.engines.text.test_encoder import randomise as randomise_text
 from tests.engines.vqgan.test_autoencoder import published
 from tests.peers import published_key, randomise
-from tests.tiny import png
+from tests.tiny import picture, png
 
 WORDS = ["!", *(f"{letter}{end}" for letter in "abdefhorx" for end in ("", "</w>")), "re", "red</w>", "fo", "fox</w>"]
 WORDS += ["<|startoftext|>", "<|endoftext|>"]
@@ -65,8 +70,8 @@ class Parts:
             use_linear_projection=second,
         )  # fmt: skip
         self.unet = randomise(UNet2DConditionModel(
-            in_channels=in_channels, block_out_channels=widths, cross_attention_dim=width, attention_head_dim=heads,
-            use_linear_projection=second,
+            sample_size=64, in_channels=in_channels, block_out_channels=widths, cross_attention_dim=width,
+            attention_head_dim=heads, use_linear_projection=second,
         ))  # fmt: skip
         with torch.no_grad():  # answers of a size that samplers stay calm at
             self.unet.conv_out.weight *= 0.1
@@ -187,34 +192,119 @@ SCHEDULERS = {  # each with the times at which its steps follow each other witho
 }
 
 
+def pipeline(kind, parts, ours, sampler):
+    """The peer's pipeline of that class by the same parts."""
+    scheduler = SCHEDULERS[sampler](prediction_type={"eps": "epsilon", "v": "v_prediction"}[ours.config.prediction])
+    pipe = kind(
+        vae=parts.vae, text_encoder=parts.text, tokenizer=parts.tokenizer, unet=parts.unet, scheduler=scheduler,
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def given_the_times(pipe, ours, steps, monkeypatch):
+    """The levels of the peer, which rounds its times; ours is given the same."""
+    pipe.scheduler.set_timesteps(steps)
+    sigmas = torch.cat([ours.noise.sigma(pipe.scheduler.timesteps.double()), torch.zeros(1)]).float()
+    monkeypatch.setattr(schedules, "by_name", lambda name: lambda noise, steps: sigmas)
+    return sigmas
+
+
+def run_by_the_peer(pipe, parts, steps, **more):
+    """The latents at the end."""
+    return pipe(
+        prompt_embeds=parts.words(["red fox"]), negative_prompt_embeds=parts.words(["a"]), num_inference_steps=steps,
+        guidance_scale=3.0, output_type="latent", **more,
+    ).images  # fmt: skip
+
+
+def caught(ours, monkeypatch):
+    """What our own latents are when they are decoded, the last ones at the end."""
+    found, decode = [], ours.decode
+    monkeypatch.setattr(ours, "decode", lambda latents: found.append(latents) or decode(latents))
+    return found
+
+
+ASKED = {"prompt": "red fox", "negative": "a", "cfg_scale": 3.0, "seed": 5}
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("sampler", SCHEDULERS)
 def test_twenty_steps_are_those_of_the_peers_pipeline(made, ours, sampler, monkeypatch):
     parts, _ = made
     if ours.inpaints:
         pytest.skip("the pipeline for words takes no mask")
-    scheduler = SCHEDULERS[sampler](prediction_type={"eps": "epsilon", "v": "v_prediction"}[ours.config.prediction])
-    pipe = StableDiffusionPipeline(
-        vae=parts.vae, text_encoder=parts.text, tokenizer=parts.tokenizer, unet=parts.unet, scheduler=scheduler,
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
-    pipe.set_progress_bar_config(disable=True)
-    request = GenerateRequest(
-        prompt="red fox", negative="a", steps=20, cfg_scale=3.0, seed=5, width=128, height=64, sampler=sampler
-    )
-    # the peer rounds its times; ours is given the same
-    scheduler.set_timesteps(20)
-    sigmas = torch.cat([ours.noise.sigma(scheduler.timesteps.double()), torch.zeros(1)]).float()
-    monkeypatch.setattr(schedules, "by_name", lambda name: lambda noise, steps: sigmas)
+    pipe = pipeline(StableDiffusionPipeline, parts, ours, sampler)
+    sigmas = given_the_times(pipe, ours, 20, monkeypatch)
     # all but Euler keep the spread of the noise at 1
     noise = tensors.noise([5], (4, 8, 16)) * (1 if sampler == "euler" else sigmas[0] / (1 + sigmas[0] ** 2).sqrt())
-    expected = pipe(
-        prompt_embeds=parts.words(["red fox"]), negative_prompt_embeds=parts.words(["a"]), num_inference_steps=20,
-        guidance_scale=3.0, latents=noise, width=128, height=64, output_type="latent",
-    ).images  # fmt: skip
-    found = []
-    monkeypatch.setattr(ours, "decode", lambda latents: found.append(latents))
+    expected = run_by_the_peer(pipe, parts, 20, latents=noise, width=128, height=64)
+    found = caught(ours, monkeypatch)
+    request = GenerateRequest(**ASKED, steps=20, width=128, height=64, sampler=sampler)
     DRAW["latent-diffusion"](request, ours, range(1), lambda *at: None, drawing.at_once)
+    near(found[-1], expected, 1e-3)
+
+
+@pytest.fixture
+def same_beginning(monkeypatch):
+    """The peer's noise is ours, and it takes the middle of what its encoder tells, as we do, not a draw from it."""
+    monkeypatch.setattr(DiagonalGaussianDistribution, "sample", lambda told, generator=None: told.mode())
+
+    def noise(shape, **more):
+        return tensors.noise([5], shape[1:])
+
+    for kind in (StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline):
+        monkeypatch.setitem(kind.prepare_latents.__globals__, "randn_tensor", noise)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m"])
+def test_from_a_picture_the_steps_are_those_of_the_peers_pipeline(made, ours, sampler, same_beginning, monkeypatch):
+    """The last twenty of 25, where both count as many: of what is no whole number the peer takes the lower one."""
+    parts, _ = made
+    if ours.inpaints:
+        pytest.skip("the pipeline for a picture takes no mask")
+    pipe, source = pipeline(StableDiffusionImg2ImgPipeline, parts, ours, sampler), picture(128, 64)
+    given_the_times(pipe, ours, 25, monkeypatch)
+    expected = run_by_the_peer(pipe, parts, 25, image=source, strength=0.8)
+    found = caught(ours, monkeypatch)
+    request = GenerateRequest(
+        **ASKED, steps=25, width=128, height=64, sampler=sampler, image=png(source), strength=0.8
+    )
+    DRAW["latent-diffusion"](request, ours, range(1), lambda *at: None, drawing.at_once)
+    near(found[-1], expected, 1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sampler, strength", [("euler", 0.8), ("dpmpp_2m", 0.8), ("dpmpp_2m", 1.0)])
+def test_inpainting_is_that_of_the_peers_pipeline(made, ours, sampler, strength, same_beginning, monkeypatch):
+    """With nine channels, and with four by keeping what is known; the mask ends where latents do.
+
+    Elsewhere the peer takes of a latent's mask what its first pixel says, and ours what the strongest one says.
+    """
+    parts, _ = made
+    if strength == 1 and not ours.inpaints:
+        pytest.skip("the peer keeps what is known by the very latents that it begins with, which are no noise here")
+    pipe, source = pipeline(StableDiffusionInpaintPipeline, parts, ours, sampler), picture(64, 64)
+    steps = round(20 / strength)
+    sigmas = given_the_times(pipe, ours, steps, monkeypatch)
+    mask = np.zeros((64, 64), np.uint8)
+    mask[16:40, 8:56] = 255
+    mask = Image.fromarray(mask)
+    begun = {}
+    if strength == 1:  # the peer forgets the picture then, and ours begins as it was asked to: both with it here
+        latents = ours.encode(tensors.from_image(source)) + sigmas[0] * tensors.noise([5], (4, 8, 8))
+        begun["latents"] = latents / (1 + sigmas[0] ** 2).sqrt()
+    expected = run_by_the_peer(
+        pipe, parts, steps, image=source, mask_image=mask, strength=strength, width=64, height=64, **begun
+    )
+    monkeypatch.setattr(ours, "config", replace(ours.config, size=64))  # it works at the picture's own size
+    found = caught(ours, monkeypatch)
+    inpaint(InpaintRequest(
+        **ASKED, steps=steps, sampler=sampler, image=png(source), mask=png(mask), strength=strength, begin="picture",
+        area="whole",
+    ), ours)  # fmt: skip
     near(found[-1], expected, 1e-3)
 
 
