@@ -35,7 +35,7 @@ def home(tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
     model = tiny.latent_diffusion()
     tiny.save(home / "models" / "painter.safetensors", model)
-    tiny.save(home / "models" / "tokens.safetensors", tiny.token_generator())
+    tiny.save(home / "models" / "apart" / "tokens.safetensors", tiny.token_generator())
     for seed, name in enumerate(("ink", "wash v2")):
         save_file(a_lora(model, seed), home / "models" / f"{name}.safetensors")
     return home
