@@ -78,12 +78,12 @@ def read_header(path):
             start = stream.read(8)
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else MAX_HEADER + 1
             if length > min(MAX_HEADER, size):
-                raise BadCheckpoint(f"{path.name} is no safetensors file, or it was cut; copy it again.")
+                raise BadCheckpoint(f"{called(path)} is no safetensors file, or it was cut; copy it again.")
             header = json.loads(stream.read(length).decode(), object_pairs_hook=_no_duplicates)
     except OSError as error:
         raise cannot_be_opened(path) from error
     except (ValueError, RecursionError) as error:
-        raise BadCheckpoint(f"{path.name} has a damaged header; copy the file again.") from error
+        raise BadCheckpoint(f"{called(path)} has a damaged header; copy the file again.") from error
     tensors, end = {}, 0
     try:
         texts = header.pop("__metadata__", {})
@@ -95,7 +95,7 @@ def read_header(path):
                 raise ValueError("more sides than a tensor can have")
             expected = BYTES[row["dtype"]] * math.prod(row["shape"])
             if begin != end or stop - begin != expected or any(side < 0 for side in row["shape"]):
-                raise BadCheckpoint(f"{path.name} contradicts itself at the tensor {shown(name)}; copy the file again.")
+                raise BadCheckpoint(f"{called(path)} contradicts itself at the tensor {shown(name)}; copy it again.")
             tensors[name], end = (row["dtype"], tuple(row["shape"])), stop
         if not all(isinstance(text, str) for text in texts.values()):
             raise ValueError("metadata are texts")
@@ -107,9 +107,10 @@ def read_header(path):
         if "first_stage" in metadata and not _names_a_file(**metadata["first_stage"]):
             raise ValueError("an autoencoder is named by its file's name and hash")
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise BadCheckpoint(f"{path.name} has a header that cannot be understood; copy the file again.") from error
+        raise BadCheckpoint(f"{called(path)} has a header that cannot be understood; copy the file again.") from error
     if 8 + length + end != size:
-        raise BadCheckpoint(f"{path.name} was cut: {size} bytes where {8 + length + end} are declared; copy it again.")
+        declared = 8 + length + end
+        raise BadCheckpoint(f"{called(path)} was cut: {size} bytes where {declared} are declared; copy it again.")
     return tensors, metadata
 
 
@@ -129,6 +130,12 @@ def shown(name):
     """What a file calls something, fit for a sentence: in one line, and not too long."""
     text = "".join(letter if letter.isprintable() else "�" for letter in name[:LONGEST_NAME])
     return text + "…" * (len(name) > LONGEST_NAME)
+
+
+def called(path):
+    """What errors call a file: by its folder, too, where its own name says nothing."""
+    path = Path(path)
+    return f"{path.parent.name}/{path.name}" if path.stem in FOLDER_TELLS else path.name
 
 
 def cannot_be_opened(path):
@@ -169,7 +176,7 @@ def check(path, expected, names=None, unused=()):
                 problems.append(f"{shown(places[name].name)} has shape {list(there)} instead of {list(shape)}")
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise BadCheckpoint(f"{path.name} does not fit its model: {'; '.join(problems[:3])}{more}.")
+        raise BadCheckpoint(f"{called(path)} does not fit its model: {'; '.join(problems[:3])}{more}.")
 
 
 def _called_there(name, places):
@@ -210,12 +217,12 @@ def load(path, expected, names=None, unused=()):
                     tensor = tensor.chunk(place.parts)[place.part]
                 tensors[name] = tensor.reshape(shape)
     except SafetensorError as error:  # of a header that is stricter there than here
-        raise BadCheckpoint(f"{path.name} cannot be read as safetensors; copy the file again.") from error
+        raise BadCheckpoint(f"{called(path)} cannot be read as safetensors; copy the file again.") from error
     for name, tensor in tensors.items():
         if tensor.is_floating_point():
             if not torch.isfinite(tensor).all():
                 place = shown(places[name].name)
-                raise BadCheckpoint(f"{path.name} holds NaN or infinite values in {place}; it cannot be used.")
+                raise BadCheckpoint(f"{called(path)} holds NaN or infinite values in {place}; it cannot be used.")
             tensors[name] = tensor.float()
     return tensors
 
