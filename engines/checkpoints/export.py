@@ -12,6 +12,7 @@ from pathlib import Path
 
 from engines.checkpoints import autoencoders, files, stable_diffusion
 from engines.checkpoints.autoencoders import CONFIG, WEIGHTS
+from engines.diffusion.latent import NUMBER_DIM
 from engines.errors import BadRequest
 from engines.text.tokenizer import SETTINGS
 
@@ -102,12 +103,14 @@ def _no_like_of_drawing(model):
     yield from _no_like_of_autoencoder(model.first_stage)
     if model.first_stage.family != "kl":
         yield "its autoencoder is a VQGAN"
-    if config.unet.adm_dim:
+    if config.unet.adm_dim and not config.numbers:
         yield "its UNet is told what the whole text says by a vector beside the words"
     if config.unet.ch_mult[0] != 1:
         yield f"the first level of its UNet is {config.unet.ch_mult[0]} times as wide as its first layer"
     if not config.unet.attention_levels:
         yield "its UNet listens to no words"
+    if len(set(config.unet.depths[-2:])) > 1 and config.unet.attention_levels[-1] == len(config.unet.ch_mult) - 1:
+        yield "the transformers of its UNet are in the middle not as deep as on the coarsest level"
     if any(config.latent_mean):
         yield "its latents have a mean, which no pipeline of Stable Diffusion takes away"
     if model.inpaints and config.hole != "grey":
@@ -117,31 +120,53 @@ def _no_like_of_drawing(model):
 def _pipeline(model):
     config = model.config
     factor = model.first_stage.config.factor
-    kind = "StableDiffusionInpaintPipeline" if model.inpaints else "StableDiffusionPipeline"
     vae = _autoencoder(model.first_stage, scaling_factor=1 / config.latent_std, sample_size=config.size)
-    tokenizer = model.tokenizer.files()
+    index = {
+        "_diffusers_version": importlib.metadata.version("diffusers"),
+        "scheduler": ["diffusers", SCHEDULER],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", autoencoders.CLASSES["kl"]],
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+    }
+    readers = {}
+    for place, (tokenizer, name) in zip(_places(config), model.readers, strict=True):
+        encoder, words = getattr(model, name), tokenizer.files()
+        readers[f"text_encoder{place}/{CONFIG}"] = _text(encoder.config, tokenizer)
+        readers[f"text_encoder{place}/model.safetensors"] = _text_weights(encoder)
+        readers |= {f"tokenizer{place}/{name}": content for name, content in words.items()}
+        index[f"text_encoder{place}"] = ["transformers", _text_class(encoder.config)]
+        index[f"tokenizer{place}"] = ["transformers", words[SETTINGS[0]]["tokenizer_class"]]
     return {
-        files.PIPELINE: {
-            "_class_name": kind,
-            "_diffusers_version": importlib.metadata.version("diffusers"),
-            "scheduler": ["diffusers", SCHEDULER],
-            "text_encoder": ["transformers", "CLIPTextModel"],
-            "tokenizer": ["transformers", tokenizer[SETTINGS[0]]["tokenizer_class"]],
-            "unet": ["diffusers", "UNet2DConditionModel"],
-            "vae": ["diffusers", autoencoders.CLASSES["kl"]],
-            "safety_checker": [None, None],
-            "feature_extractor": [None, None],
-            "image_encoder": [None, None],
-            "requires_safety_checker": False,
-        },
+        files.PIPELINE: index | _kind(model),
         "scheduler/scheduler_config.json": _scheduler(config.prediction),
         "unet/" + CONFIG: _unet(config.unet, config.size // factor),
         "unet/" + WEIGHTS: _unet_weights(model.unet),
-        "text_encoder/" + CONFIG: _text(config.text, model.tokenizer),
-        "text_encoder/model.safetensors": _text_weights(model.text),
+        **readers,
         **{f"vae/{name}": content for name, content in vae.items()},
-        **{f"tokenizer/{name}": content for name, content in tokenizer.items()},
     }
+
+
+def _places(config):
+    """What follows the names of the folders of each reader of words; that of XL's refiner is the second of XL."""
+    return ("", "_2") if config.text_2 else ("_2",) if config.numbers else ("",)
+
+
+def _kind(model):
+    """The class of the pipeline, and what is told to it beside its parts."""
+    places = _places(model.config)
+    if not model.config.numbers:
+        use = "Inpaint" * model.inpaints
+        return {
+            "_class_name": f"StableDiffusion{use}Pipeline", "safety_checker": [None, None],
+            "requires_safety_checker": False,
+        }  # fmt: skip
+    refines = "" not in places
+    told = {"force_zeros_for_empty_prompt": not refines}
+    if refines:
+        told |= {"text_encoder": [None, None], "tokenizer": [None, None], "requires_aesthetics_score": True}
+    use = "Inpaint" if model.inpaints else "Img2Img" * refines
+    return {"_class_name": f"StableDiffusionXL{use}Pipeline"} | told
 
 
 def _scheduler(prediction):
@@ -168,10 +193,28 @@ def _unet(config, size):
         "attention_head_dim": [max(1, channels // config.head_dim) for channels in config.channels]
         if config.head_dim
         else config.num_heads,
-        "transformer_layers_per_block": config.transformer_depth,
+        "transformer_layers_per_block": _depths(config),
         "use_linear_projection": config.use_linear_projection,
         "norm_num_groups": config.norm_groups,
+        **(
+            {
+                "addition_embed_type": "text_time",
+                "addition_time_embed_dim": NUMBER_DIM,
+                "projection_class_embeddings_input_dim": config.adm_dim,
+            }
+            if config.adm_dim
+            else {}
+        ),
     }
+
+
+def _depths(config):
+    # of each level, where the last is that of the middle, too
+    if isinstance(config.transformer_depth, int):
+        return config.transformer_depth
+    depths = dict(zip(config.attention_levels, config.depths, strict=False))
+    levels = [depths.get(level, 1) for level in range(len(config.ch_mult))]
+    return [*levels[:-1], config.depths[-1]]
 
 
 def _unet_weights(unet):
@@ -181,25 +224,35 @@ def _unet_weights(unet):
     return {names[name]: value for name, value in state.items()}
 
 
+def _text_class(config):
+    return "CLIPTextModelWithProjection" if config.projection else "CLIPTextModel"
+
+
+def _layers(config):
+    """How many layers are kept: of version 2 none that no word passes, while XL counts from its last."""
+    return config.layers - config.skip_last if config.hidden_norm else config.layers
+
+
 def _text(config, tokenizer):
     return {
-        "architectures": ["CLIPTextModel"],
+        "architectures": [_text_class(config)],
         "model_type": "clip_text_model",
         "vocab_size": config.vocab_size,
         "hidden_size": config.width,
         "intermediate_size": 4 * config.width,
-        "num_hidden_layers": config.layers - config.skip_last,
+        "num_hidden_layers": _layers(config),
         "num_attention_heads": config.heads,
         "max_position_embeddings": config.context_length,
         "hidden_act": config.activation,
         "bos_token_id": tokenizer.start_token,
         "eos_token_id": config.end_token,
         "pad_token_id": tokenizer.padding,
+        "projection_dim": config.projection or config.width,
     }
 
 
 def _text_weights(text):
-    kept = text.config.layers - text.config.skip_last
+    kept = _layers(text.config)
     past = tuple(f"text_model.encoder.layers.{number}." for number in range(kept, text.config.layers))
     return {name: value for name, value in text.state_dict().items() if not name.startswith(past)}
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import (
     AutoencoderKL,
+    DiffusionPipeline,
     EulerDiscreteScheduler,
     StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLPipeline,
@@ -17,7 +18,7 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from engines import catalog, tensors
-from engines.checkpoints import embeddings, lora, models
+from engines.checkpoints import embeddings, export, lora, models
 from engines.diffusion import schedules
 from engines.diffusion.unet import UNetConfig
 from engines.engine import Engine
@@ -275,6 +276,28 @@ def test_an_embedding_stands_for_words_of_both_readers(made, ours, tmp_path):
         save_file({"emb_params": vectors["clip_l"]}, tmp_path / "one.safetensors")
         with embeddings.readable(ours, {"*": tmp_path / "one.safetensors"}):
             pass
+
+
+@torch.no_grad()
+def test_as_a_folder_it_is_opened_by_the_peer_and_comes_back(made, ours, tmp_path):
+    parts, _ = made
+    export.write(ours, tmp_path / "folder", {})
+    pipe = DiffusionPipeline.from_pretrained(tmp_path / "folder")
+    assert type(pipe) is type(parts.pipeline(EulerDiscreteScheduler(**BETAS)))
+    texts = [pipe.text_encoder, pipe.text_encoder_2]
+    for found, expected in zip([pipe.unet, pipe.vae, *texts], [parts.unet, parts.vae, *parts.texts], strict=True):
+        assert (found is None) == (expected is None)
+        if found is not None:
+            state, same = found.state_dict(), expected.state_dict()
+            assert state.keys() == same.keys() and all(torch.equal(state[name], same[name]) for name in state)
+    here, there = (
+        told(pipe, (64, 96), "red fox", None, parts.is_refiner)
+        for pipe in (pipe, parts.pipeline(EulerDiscreteScheduler(**BETAS)))
+    )
+    assert all(torch.equal(one, other) for pair in zip(here, there, strict=True) for one, other in zip(*pair, strict=True))
+    back = models.load(tmp_path / "folder")
+    state, same = back.state_dict(), ours.state_dict()
+    assert back.config == ours.config and all(torch.equal(state[name], same[name]) for name in same)
 
 
 def test_it_draws_by_its_name_and_from_a_picture(made):
