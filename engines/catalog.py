@@ -19,7 +19,7 @@ TASKS = {
     "kl": ("reconstruct",),
     "taesd": ("reconstruct",),
     "latent-diffusion": ("generate", "inpaint", "refine", "locate"),
-    "stable-diffusion": ("generate", "inpaint", "refine", "locate"),  # 1 and 2, as published
+    "stable-diffusion": ("generate", "inpaint", "refine", "locate"),  # 1, 2 and XL, as published
     "token-transformer": ("generate", "resample", "inpaint"),
     "upscaler": ("upscale",),
     "rrdb": ("upscale",),  # Real-ESRGAN's, as the artist has them
