@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from engines import catalog, tensors
-from engines.checkpoints import embeddings, lora, models
+from engines.checkpoints import embeddings, export, lora, models
 from engines.diffusion import schedules
 from engines.diffusion.unet import UNetConfig
 from engines.engine import Engine
@@ -283,6 +283,12 @@ def test_it_draws_by_its_name_and_from_a_picture(made):
     request = GenerateRequest(model="xl", prompt="red fox", steps=2, width=64, height=64, cfg_scale=3.0)
     drawn = engine.run(request).pictures[0].image
     assert drawn.size == (64, 64) and np.asarray(drawn).std() > 1
+
+
+def test_it_is_not_exported_and_nothing_is_written(ours, tmp_path):
+    with pytest.raises(BadRequest, match="“xl” is a Stable Diffusion XL, which is not exported"):
+        export.write(ours, tmp_path / "out", {})
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_vector_that_no_words_and_numbers_make_is_refused(ours):
