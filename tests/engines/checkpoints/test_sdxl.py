@@ -229,7 +229,7 @@ def test_a_lora_changes_it_as_the_peer_does(made, ours, tmp_path):
     if parts.is_refiner:
         pytest.skip("the peer lends its refiner no LoRA of words")
     pipe = parts.pipeline(EulerDiscreteScheduler(**BETAS))
-    nets = [adapted(parts.unet, 1, lora_alpha=4, target_modules=["to_q", "to_v", "proj_in", "conv1"])]
+    nets = [adapted(parts.unet, 1, lora_alpha=4, target_modules=["to_q", "to_v", "proj_in", "conv1", "linear_1"])]
     nets += [adapted(text, 2, lora_alpha=4, target_modules=["q_proj", "fc1"]) for text in parts.texts]
     pipe.save_lora_weights(tmp_path, *nets, weight_name="ink.safetensors")
     (positive, pooled, numbers), _ = told(pipe, (64, 64), "red fox", "a", False)
