@@ -19,7 +19,7 @@ TASKS = {
     "kl": ("reconstruct",),
     "taesd": ("reconstruct",),
     "latent-diffusion": ("generate", "inpaint", "refine", "locate"),
-    "stable-diffusion": ("generate", "inpaint", "refine", "locate"),  # 1 and 2, as published
+    "stable-diffusion": ("generate", "inpaint", "refine", "locate"),  # 1, 2 and XL, as published
     "token-transformer": ("generate", "resample", "inpaint"),
     "upscaler": ("upscale",),
     "rrdb": ("upscale",),  # Real-ESRGAN's, as the artist has them
@@ -86,7 +86,8 @@ def _rows(path):
     # none of the half of a model that the row of the other half takes, two of a pipeline that our engine can run, too
     if path.is_file() and foreign.recognised(path)[0].family == autoencoders.TINY_ENCODER:
         return []
-    return [read(path), *_ours(path)]
+    row = read(path)
+    return [row, *_ours(row)]
 
 
 def read(path):
@@ -116,15 +117,15 @@ def read(path):
     )
 
 
-def _ours(path):
+def _ours(row):
     """A pipeline of diffusers that our own engine can run, too, as a row of its own beside that of diffusers."""
     try:
-        if not path.is_dir() or not stable_diffusion.in_folder(path):
+        if row.family != "diffusers" or not stable_diffusion.in_folder(row.path):
             return []
     except AtelierError as error:
-        log.warning("%s is run by diffusers alone: %s", path, error)
+        log.warning("%s is run by diffusers alone: %s", row.path, error)
         return []
-    row, family = read(path), stable_diffusion.FAMILY
+    family = stable_diffusion.FAMILY
     return [dataclasses.replace(row, id=f"{row.id}{OURS}", family=family, tasks=TASKS[family])]
 
 

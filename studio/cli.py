@@ -423,9 +423,11 @@ def _convert(arguments):
 
 def _export(arguments):
     from engines.checkpoints import export
+    from engines.engine import Engine
 
     row = catalog.find(arguments.model, None, _home(arguments))
-    export.write(_engine(arguments).load(row), arguments.out, catalog.card(row))
+    engine = Engine(_home(arguments), "cpu")  # on a GPU, it takes a UNet in half precision
+    export.write(engine.load(row), arguments.out, catalog.card(row))
     written = sum(path.stat().st_size for path in arguments.out.rglob("*") if path.is_file())
     _say(f"{arguments.out}: {row.id}, {written / 1e6:.1f} MB")
     return {"path": str(arguments.out), "model": row.id, "family": row.family, "bytes": written}

@@ -32,6 +32,8 @@ def write(model, folder, card):
         raise BadRequest(f"{folder} is there already; choose a folder that is not.")
     if model.family not in PARTS:
         raise BadRequest(f"A model of the family {model.family} cannot be exported; those of {', '.join(PARTS)} can.")
+    if model.family == "latent-diffusion" and model.config.numbers:
+        raise BadRequest(f"“{model.name}” is a Stable Diffusion XL, which is not exported; choose a version 1 or 2.")
     obstacles = [*OBSTACLES[model.family](model)]
     if obstacles:
         raise BadRequest(f"“{model.name}” has no like in diffusers: {'; '.join(obstacles)}. Choose another.")
@@ -68,6 +70,8 @@ def _no_like_of_autoencoder(model):
         yield f"the first level of its autoencoder is {config.ch_mult[0]} times as wide as its first layer"
     if model.family == "vqgan" and model.codebook_config.l2_normalised:
         yield "the codes of its autoencoder lie on the unit sphere"
+    if model.family == "vqgan" and model.codebook_config.gumbel:
+        yield "its autoencoder chooses codes by logits"
     if model.family == "kl" and config.z_channels != config.embed_dim:
         yield f"its autoencoder makes {config.embed_dim} channels of {config.z_channels}"
 

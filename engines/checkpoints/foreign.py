@@ -9,7 +9,9 @@ from pathlib import Path
 from engines.checkpoints import autoencoders, embeddings, files, lora, stable_diffusion
 from engines.errors import BadCheckpoint
 
-NEVER_SAID = ("spandrel", "diffusers", stable_diffusion.FAMILY)  # families that no file of ours is of
+NEVER_SAID = (  # families that no file of ours is of
+    "spandrel", "diffusers", stable_diffusion.FAMILY, autoencoders.TINY_ENCODER, lora.FAMILY, embeddings.FAMILY,
+)  # fmt: skip
 UPSCALERS = "upscalers"  # the folder of what is left to spandrel, if nobody here knows it
 
 
@@ -51,7 +53,7 @@ def recognised(path):
     return layout, metadata
 
 
-@functools.lru_cache(maxsize=512)
+@functools.lru_cache(maxsize=4096)
 def _recognised(path, stamps):
     # the page asks for all models whenever it shows a choice of them, and large files have large headers
     tensors, metadata = files.read_header(path)

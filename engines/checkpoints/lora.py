@@ -157,7 +157,7 @@ def _ours(layer, config):
 def _in_unet(name, config):
     dotted = re.sub(r"^(down|up)_blocks_(\d+)_([a-z]+)_(\d+)_", r"\1_blocks.\2.\3.\4.", name)
     dotted = re.sub(r"^mid_block_([a-z]+)_(\d+)_", r"mid_block.\1.\2.", dotted)
-    dotted = re.sub(r"_to_out$", "_to_out_0", dotted).replace("time_embedding_", "time_embedding.")
+    dotted = re.sub(r"_to_out$", "_to_out_0", dotted).replace("_embedding_", "_embedding.")
     attention = [level in config.attention_levels for level in range(len(config.ch_mult))]
     try:
         found = stable_diffusion.published(f"{dotted}.weight", config.num_res_blocks, attention)

@@ -140,6 +140,8 @@ def load(path, first_stage=None):
     built = outline(path, [path, *filter(None, [layout.beside])], lambda: weights_of(FAMILIES[family](config, *parts)))
     if layout.beside:
         other, _ = foreign.recognised(layout.beside)
+        if other.family != autoencoders.TINY_ENCODER:
+            raise BadCheckpoint(f"{layout.beside.name} is no encoder of a tiny autoencoder; copy that of {path.name}.")
         weights = _of_parts(built, [(path, layout.names, ()), (layout.beside, other.names, ())])
     else:
         weights = _weights(path, built, layout.names, layout.unused)

@@ -348,8 +348,6 @@ def tokenizer(config, path, reader="text"):
     folder = vocabulary(path)
     stamps = tuple(files.stamp(folder / name) for name in (*VOCABULARY, WHOLE, *SETTINGS))
     return _tokenizer(folder, stamps, config[reader]["context_length"], padding)
-    stamps = tuple(files.stamp(folder / name) for name in (*VOCABULARY, WHOLE, *SETTINGS))
-    return _tokenizer(folder, stamps, config["text"]["context_length"], padding)
 
 
 @functools.lru_cache(maxsize=16)

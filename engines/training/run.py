@@ -6,6 +6,7 @@ from pathlib import Path
 from engines import catalog
 from engines.engine import Engine
 from engines.errors import BadRequest, unknown
+from engines.runtime import choose_device
 from engines.training import data, loop, presets
 from engines.training.clip import CLIPTrainer
 from engines.training.diffusion import DiffusionTrainer
@@ -54,8 +55,8 @@ def train(
         raise BadRequest("The model to go on from brings its own first stage; leave --first-stage out.")
     loop.check(out, steps=steps, minutes=minutes, resume=resume)
     recipe = PRESETS[kind][preset]
-    engine = Engine(home, device)
-    device = engine.device
+    # on a GPU, an engine takes a UNet in half precision
+    engine, device = Engine(home, "cpu"), choose_device(device)
     examples = data.load(folder, recipe.size)
     card = {
         "title": Path(out).name,

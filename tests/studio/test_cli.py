@@ -253,6 +253,18 @@ def test_export_writes_a_folder_of_diffusers_with_the_card(capsys, home, tmp_pat
     assert code == 2 and "has no like in diffusers: its autoencoder folds 2x2 pixels into one" in err
 
 
+def test_what_is_exported_or_trained_on_is_loaded_exactly(home, folder, tmp_path, tiny_presets, monkeypatch):
+    from engines import engine
+
+    engines, where = [], ["--home", str(home), "--device", "auto", "--out"]
+    real = engine.choose_device
+    monkeypatch.setattr(engine, "choose_device", lambda name: engines.append(name) or real(name))
+    assert cli.main(["export", "mirror", *where, str(tmp_path / "none")]) == 2
+    common = ["--data", str(folder), "--preset", "tiny", "--steps", "1", "--from", "mirror"]
+    assert cli.main(["train", "diffusion", *common, *where, str(tmp_path / "run")]) == 2
+    assert engines == ["cpu", "cpu"]  # on a GPU it would be in half precision
+
+
 def test_convert_makes_a_model_of_an_old_file(capsys, home, tmp_path):
     torch.save({"state_dict": tiny.upscaler().state_dict(), "epoch": 1}, tmp_path / "old.ckpt")
     code, found, err = run(capsys, home, "convert", str(tmp_path / "old.ckpt"))

@@ -247,6 +247,9 @@ def test_half_a_tiny_one_says_what_is_missing(tmp_path, caplog):
     written(encoder, halves(tiny_peer(TINY["two levels"]))["encoder"])
     with pytest.raises(BadCheckpoint, match="taesd_encoder.safetensors does not fit its model: "):
         models.load(path)
+    written(encoder, {"conv.weight": torch.zeros(2, 2)})
+    with pytest.raises(BadCheckpoint, match="taesd_encoder.safetensors is no encoder of a tiny autoencoder"):
+        models.load(path)
     encoder.unlink()
     with pytest.raises(BadCheckpoint, match="taesd_decoder.safetensors is the decoder .* alone; put its enc"):
         models.load(path)

@@ -538,6 +538,13 @@ def test_what_does_not_belong_to_a_model_hides_no_other(studio, whole, place):
     assert catalog.read(path).bytes > 0
 
 
+@pytest.mark.parametrize("family", ["embedding", "lora", "taesd-encoder"])
+def test_what_only_other_programs_write_no_file_says_of_itself(whole, place, family):
+    files.save(place / "bad.safetensors", load_file(whole / "upscaler.safetensors"), {"family": family})
+    with pytest.raises(BadCheckpoint, match=UNKNOWN):
+        catalog.read(place / "bad.safetensors")
+
+
 def test_a_card_of_another_form_is_a_card_without_it(studio, whole, place):
     told = files.read_header(whole / "painter.safetensors")[1]
     card = {"title": ["x"], "licence": {"a": 1}, "loss": 0.5}

@@ -230,7 +230,7 @@ def test_a_lora_changes_it_as_the_peer_does(made, ours, tmp_path):
     if parts.is_refiner:
         pytest.skip("the peer lends its refiner no LoRA of words")
     pipe = parts.pipeline(EulerDiscreteScheduler(**BETAS))
-    nets = [adapted(parts.unet, 1, lora_alpha=4, target_modules=["to_q", "to_v", "proj_in", "conv1"])]
+    nets = [adapted(parts.unet, 1, lora_alpha=4, target_modules=["to_q", "to_v", "proj_in", "conv1", "linear_1"])]
     nets += [adapted(text, 2, lora_alpha=4, target_modules=["q_proj", "fc1"]) for text in parts.texts]
     pipe.save_lora_weights(tmp_path, *nets, weight_name="ink.safetensors")
     (positive, pooled, numbers), _ = told(pipe, (64, 64), "red fox", "a", False)
@@ -307,6 +307,12 @@ def test_it_draws_by_its_name_and_from_a_picture(made):
     request = GenerateRequest(model="xl", prompt="red fox", steps=2, width=64, height=64, cfg_scale=3.0)
     drawn = engine.run(request).pictures[0].image
     assert drawn.size == (64, 64) and np.asarray(drawn).std() > 1
+
+
+def test_it_is_not_exported_and_nothing_is_written(ours, tmp_path):
+    with pytest.raises(BadRequest, match="“xl” is a Stable Diffusion XL, which is not exported"):
+        export.write(ours, tmp_path / "out", {})
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_vector_that_no_words_and_numbers_make_is_refused(ours):
