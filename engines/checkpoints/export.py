@@ -32,8 +32,6 @@ def write(model, folder, card):
         raise BadRequest(f"{folder} is there already; choose a folder that is not.")
     if model.family not in PARTS:
         raise BadRequest(f"A model of the family {model.family} cannot be exported; those of {', '.join(PARTS)} can.")
-    if model.family == "latent-diffusion" and model.config.numbers:
-        raise BadRequest(f"“{model.name}” is a Stable Diffusion XL, which is not exported; choose a version 1 or 2.")
     obstacles = [*OBSTACLES[model.family](model)]
     if obstacles:
         raise BadRequest(f"“{model.name}” has no like in diffusers: {'; '.join(obstacles)}. Choose another.")

@@ -148,7 +148,7 @@ def test_our_own_latent_diffusion_goes_there_and_back(tmp_path, monkeypatch, pre
     equal(back.state_dict(), model.state_dict())
     assert back.config == model.config
     assert back.first_stage.config == model.first_stage.config
-    assert catalog.tokenizer(catalog._ours(tmp_path / "own")[0]).to_json() == model.config.tokenizer
+    assert catalog.tokenizer(catalog._ours(catalog.read(tmp_path / "own"))[0]).to_json() == model.config.tokenizer
 
 
 def test_a_flow_is_drawn_by_diffusers_with_what_knows_one(tmp_path):

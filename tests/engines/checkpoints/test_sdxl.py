@@ -309,12 +309,6 @@ def test_it_draws_by_its_name_and_from_a_picture(made):
     assert drawn.size == (64, 64) and np.asarray(drawn).std() > 1
 
 
-def test_it_is_not_exported_and_nothing_is_written(ours, tmp_path):
-    with pytest.raises(BadRequest, match="“xl” is a Stable Diffusion XL, which is not exported"):
-        export.write(ours, tmp_path / "out", {})
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_vector_that_no_words_and_numbers_make_is_refused(ours):
     unet = replace(ours.config.unet, adm_dim=ours.config.unet.adm_dim + 1)
     with pytest.raises(BadRequest, match="takes a vector of"):
