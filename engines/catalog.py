@@ -53,6 +53,7 @@ class Model:
     card: dict
     first_stage: dict | None = None  # `name` and `sha256` of the autoencoder that it draws with
     beside: Path | None = None  # of its other half, where it lies in two files
+    size: int = 0  # pixels a side of the pictures that it learned to draw, where that is told
 
 
 def catalog(home=None):
@@ -87,7 +88,8 @@ def _rows(path):
     if path.is_file() and foreign.recognised(path)[0].family == autoencoders.TINY_ENCODER:
         return []
     row = read(path)
-    return [row, *_ours(row)]
+    ours = _ours(row)
+    return [dataclasses.replace(row, size=ours[0].size), *ours] if ours else [row]
 
 
 def read(path):
@@ -114,19 +116,26 @@ def read(path):
         card=card,
         first_stage=metadata.get("first_stage"),
         beside=layout.beside,
+        size=_size(layout.config),
     )
+
+
+def _size(config):
+    size = config.get("size") if isinstance(config, dict) else None
+    return size if type(size) is int else 0
 
 
 def _ours(row):
     """A pipeline of diffusers that our own engine can run, too, as a row of its own beside that of diffusers."""
     try:
-        if row.family != "diffusers" or not stable_diffusion.in_folder(row.path):
-            return []
+        found = stable_diffusion.in_folder(row.path) if row.family == "diffusers" else None
     except AtelierError as error:
         log.warning("%s is run by diffusers alone: %s", row.path, error)
         return []
+    if not found:
+        return []
     family = stable_diffusion.FAMILY
-    return [dataclasses.replace(row, id=f"{row.id}{OURS}", family=family, tasks=TASKS[family])]
+    return [dataclasses.replace(row, id=f"{row.id}{OURS}", family=family, tasks=TASKS[family], size=_size(found[0]))]
 
 
 def tokenizer(row):

@@ -66,6 +66,7 @@ class Engine:
             rows["vae"] = catalog.autoencoder(request.vae, rows["model"], self.home, self.paths)
         request = dataclasses.replace(request, **{name: row.id for name, row in rows.items()})
         asked, added = additions.named(request, rows["model"], self.home)
+        hashes = added.record()  # a file may be gone when the picture is there
         try:
             loaded = {name: self.load(row) for name, row in rows.items()}
             parts = dict(loaded)
@@ -78,7 +79,7 @@ class Engine:
         finally:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-        hashes = {f"{name}_sha256": model.sha256 for name, model in loaded.items()} | added.record()
+        hashes |= {f"{name}_sha256": model.sha256 for name, model in loaded.items()}
         return self._recorded(result, request, hashes, peak.bytes, _precision(loaded["model"]))
 
     def _engine(self, request):

@@ -179,8 +179,8 @@ class Drawn(FromWords):
 class GenerateRequest(Drawn):
     """Words, noise or a picture to new pictures."""
 
-    width: int = _number(128, 64, 1024, 32, "pixels; the model was trained at its own size and draws best there")
-    height: int = _number(128, 64, 1024, 32, "pixels")
+    width: int = _number(128, 64, 2048, 32, "pixels; the model was trained at its own size and draws best there")
+    height: int = _number(128, 64, 2048, 32, "pixels")
     variation_seed: int = _number(0, 0, 2**32 - 1, 1, "a second seed to lean towards")
     variation_strength: float = _number(0.0, 0.0, 1.0, 0.01, "0 stays with the seed, 1 arrives at the variation seed")
     image: bytes | None = _free(None, "a picture to start from, as PNG")

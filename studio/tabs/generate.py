@@ -33,6 +33,7 @@ from studio.texts import say, t
 
 EXAMPLES = ("cat face, flat", "bus, 3d", "red heart, glossy", "man mage, 3d", "苹果，卡通", "太阳，立体")
 FORESEEN = ("prompt", "model", "style", "count", "steps", "width", "height", "cfg_scale", "sampler")
+SETTINGS = tuple(next(iter(SUITED.values())))  # that suit a family of models
 SHOWN = 12  # pictures on the page when it opens
 COLUMNS = {1: 1, 2: 4, 3: 9, 4: 16}  # of the gallery, and the most pictures for which they do
 
@@ -170,7 +171,7 @@ def wire(studio, parts, parts_of, tabs, demo):
         parts.stop, parts.verbs,
     ]  # fmt: skip
 
-    suggested = list(next(iter(SUITED.values())))
+    suggested = [*SETTINGS, "width", "height"]
 
     def suit(model):
         # a model by tokens has no noise to fall, and a denoiser no codes to guess
@@ -184,13 +185,19 @@ def wire(studio, parts, parts_of, tabs, demo):
 
     def suggest(model, *values):
         # what suits another family gives way; what the artist has set stays
-        row = catalog(studio.home).get(model)
-        if row is None:
+        rows = catalog(studio.home)
+        if model not in rows:
             return values
-        suited = SUITED[row.family]
+        suited, sizes = SUITED[rows[model].family], {row.size for row in rows.values()}
+        low, high = (GenerateRequest.__dataclass_fields__["width"].metadata[bound] for bound in ("low", "high"))
+        *settings, width, height = values
+        size = (width, height)
+        if {width, height} <= sizes and low <= rows[model].size <= high:
+            size = rows[model].size, rows[model].size
         return [
-            suited[name] if value in {other[name] for other in SUITED.values()} else value
-            for name, value in zip(suggested, values, strict=True)
+            *(suited[name] if value in {other[name] for other in SUITED.values()} else value
+              for name, value in zip(SETTINGS, settings, strict=True)),
+            *size,
         ]
 
     # What each page watches: the job that was asked last. Those before it go on, and are seen in the queue.

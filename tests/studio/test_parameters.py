@@ -75,7 +75,7 @@ def test_what_has_no_words_has_no_text():
 
 @pytest.mark.parametrize(("text", "fields"), [
     ("x\nSteps: 900, Seed: -1, Size: 70x5000, CFG scale: 0", {
-        "steps": 150, "seed": 2**32 - 1, "width": 64, "height": 1024, "cfg_scale": 1.0}),
+        "steps": 150, "seed": 2**32 - 1, "width": 64, "height": 2048, "cfg_scale": 1.0}),
     ("Steps: 20, CFG scale: 7", {"prompt": "", "cfg_scale": 1.0}),
     ("x\nSteps: many, Sampler: Whirl", {"steps": 20, "sampler": "dpmpp_2m"}),
 ])  # fmt: skip

@@ -214,7 +214,7 @@ def test_a_folder_of_the_peer_holds_the_same(made, ours, tmp_path):
     parts, _ = made
     parts.pipeline(EulerDiscreteScheduler(**BETAS)).save_pretrained(tmp_path / "models" / "peer")
     rows = catalog.catalog(tmp_path)
-    assert rows["peer-ours"].family == "stable-diffusion"
+    assert rows["peer-ours"].family == "stable-diffusion" and rows["peer"].size == rows["peer-ours"].size > 0
     assert catalog.tokenizer(rows["peer-ours"]).count("red fox") == 4
     model = models.load(tmp_path / "models" / "peer")
     assert model.config.unet == ours.config.unet and model.config.readers == ours.config.readers
