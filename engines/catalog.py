@@ -21,6 +21,7 @@ TASKS = {
     "latent-diffusion": ("generate", "inpaint", "refine", "locate"),
     "stable-diffusion": ("generate", "inpaint", "refine", "locate"),  # 1, 2 and XL, as published
     "token-transformer": ("generate", "resample", "inpaint"),
+    "taming-transformer": ("generate",),
     "upscaler": ("upscale",),
     "rrdb": ("upscale",),  # Real-ESRGAN's, as the artist has them
     "srvgg": ("upscale",),

@@ -69,6 +69,7 @@ MATCHES = {
 SUITED = {  # what suits each family of models that draw; the page offers it, and the cards measure by it
     "latent-diffusion": {"steps": 20, "cfg_scale": 4.0},
     "token-transformer": {"steps": 16, "cfg_scale": 3.0},
+    "taming-transformer": {"steps": 20, "cfg_scale": 1.0},  # it goes by tokens, whatever the steps
     "stable-diffusion": {"steps": 25, "cfg_scale": 7.0},
     "diffusers": {"steps": 25, "cfg_scale": 7.0},
 }
@@ -144,6 +145,7 @@ class FromWords:
     order: str = _choice("halton", ORDERS, "of a token model: which tokens are settled first")
     temperature: float = _number(0.7, 0.0, 2.0, 0.05, "of a token model: how bold its guesses are; 0 is not at all")
     top_k: int = _number(0, 0, 4096, 1, "of a token model: guesses are among so many likeliest codes; 0 is all")
+    top_p: float = _number(1.0, 0.01, 1.0, 0.01, "of a token model: guesses are in this share of likeliest; 1 is all")
     corrections: int = _number(8, 0, 32, 1, "of a token model: further steps that tell specks and ragged edges anew")
 
     def __post_init__(self):

@@ -81,7 +81,7 @@ def _parser():
     for name in (
         "model", "vae", "negative", "style", "steps", "sampler", "scheduler", "cfg_scale", "cfg_rescale", "cfg_start",
         "cfg_end", "seed", "count", "variation_seed", "variation_strength", "strength", "order", "temperature", "top_k",
-        "corrections",
+        "top_p", "corrections",
     ):  # fmt: skip
         _add_control(generate, requests.GenerateRequest, name)
 
@@ -99,7 +99,7 @@ def _parser():
     for name in (
         "prompt", "model", "vae", "negative", "style", "steps", "sampler", "scheduler", "cfg_scale", "seed", "strength",
         "begin", "area", "margin", "feather", "match", "jumps", "left", "right", "top", "bottom", "order",
-        "temperature", "top_k", "corrections",
+        "temperature", "top_k", "top_p", "corrections",
     ):  # fmt: skip
         _add_control(inpaint, requests.InpaintRequest, name)
 

@@ -6,11 +6,12 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from engines.checkpoints import autoencoders, embeddings, files, lora, stable_diffusion
+from engines.checkpoints import autoencoders, embeddings, files, lora, stable_diffusion, taming
 from engines.errors import BadCheckpoint
 
 NEVER_SAID = (  # families that no file of ours is of
     "spandrel", "diffusers", stable_diffusion.FAMILY, autoencoders.TINY_ENCODER, lora.FAMILY, embeddings.FAMILY,
+    taming.FAMILY,
 )  # fmt: skip
 UPSCALERS = "upscalers"  # the folder of what is left to spandrel, if nobody here knows it
 
@@ -70,7 +71,7 @@ def _recognised(path, stamps):
 def detect(tensors):
     """The `Layout` of a file of another program by its `tensors`, name to (dtype, shape), as `read_header` tells."""
     shapes = {name: shape for name, (_, shape) in tensors.items()}
-    known = stable_diffusion.detect, autoencoders.detect, lora.detect, embeddings.detect
+    known = stable_diffusion.detect, taming.detect, autoencoders.detect, lora.detect, embeddings.detect
     for look in (_rrdb, _srvgg, *known):
         try:
             found = look(shapes)

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from engines import spandrels
-from engines.checkpoints import autoencoders, files, foreign, stable_diffusion
+from engines.checkpoints import autoencoders, files, foreign, stable_diffusion, taming
 from engines.diffusion.latent import LatentDiffusion, LatentDiffusionConfig
 from engines.diffusion.unet import UNetConfig
 from engines.diffusion.upscaler import Upscaler, UpscalerConfig
@@ -19,6 +19,7 @@ from engines.text.clip import CLIP, CLIPConfig
 from engines.text.encoder import TextConfig
 from engines.vqgan.autoencoder import VQGAN, AutoencoderConfig, CodebookConfig, KLAutoencoder
 from engines.vqgan.generator import TokenGenerator, TokenGeneratorConfig
+from engines.vqgan.gpt import GPTConfig, RasterGenerator
 from engines.vqgan.tiny import TinyAutoencoder, TinyAutoencoderConfig
 from engines.vqgan.transformer import TransformerConfig
 
@@ -68,9 +69,14 @@ def _stable_diffusion(config):
     return _latent_diffusion({name: value for name, value in config.items() if name != "first_stage"}, first_stage)
 
 
+def _taming(config):
+    first_stage = _vqgan(config["first_stage"])
+    return RasterGenerator(GPTConfig(**{name: config[name] for name in config if name != "first_stage"}), first_stage)
+
+
 ALONE = {
     "vqgan": _vqgan, "kl": _kl, autoencoders.TINY: _tiny, "clip": _clip, "upscaler": _upscaler, "rrdb": _rrdb,
-    "srvgg": _srvgg, stable_diffusion.FAMILY: _stable_diffusion,
+    "srvgg": _srvgg, stable_diffusion.FAMILY: _stable_diffusion, taming.FAMILY: _taming,
 }  # fmt: skip
 DRAWING = {"latent-diffusion": _latent_diffusion, "token-transformer": _token_transformer}  # by an autoencoder
 FAMILIES = ALONE | DRAWING
@@ -132,8 +138,10 @@ def load(path, first_stage=None):
     if family not in FAMILIES:
         raise BadCheckpoint(f"{path.name} is no model of a known family; known are: {', '.join(FAMILIES)}.")
     config, parts, weights_of = layout.config, (), own_weights
-    if family == stable_diffusion.FAMILY:  # its autoencoder is in the same file, and its vocabulary in none
-        config, weights_of = stable_diffusion.with_tokenizers(config, path), nn.Module.state_dict
+    if family in (stable_diffusion.FAMILY, taming.FAMILY):  # the autoencoder is in the same file
+        weights_of = nn.Module.state_dict
+    if family == stable_diffusion.FAMILY:  # and the vocabulary in none
+        config = stable_diffusion.with_tokenizers(config, path)
     if family in DRAWING:
         _check_first_stage(path, metadata, first_stage)
         parts = (first_stage,)

@@ -145,5 +145,6 @@ def fill(request, model, tokens, hidden, chance, callback=None, each=at_once):
         order=order,
         temperature=request.temperature,
         top_k=request.top_k,
+        top_p=request.top_p,
         callback=callback,
     )

@@ -7,14 +7,15 @@ import torch
 from engines import pictures, pipelines, tensors
 from engines.diffusion import samplers, schedules
 from engines.errors import BadRequest
-from engines.requests import GenerateResult, Picture, alone
+from engines.requests import GenerateResult, Picture, alone, choose
 from engines.tasks import drawing
-from engines.vqgan import decoding
+from engines.vqgan import decoding, gpt
 
 
 @torch.no_grad()
 def generate(request, model, on_progress=None):
-    """The pictures of a `GenerateRequest` by a `LatentDiffusion` model, a `TokenGenerator` or a `Pipeline`.
+    """The pictures of a `GenerateRequest` by a `LatentDiffusion` model, a `TokenGenerator`, a `RasterGenerator`
+    or a `Pipeline`.
 
     `on_progress(Progress)` is called after each step, with a preview in some; `Cancelled` raised from
     it ends the task there. Where memory runs out, the nets go over one row at a time instead, and the result says so.
@@ -40,6 +41,8 @@ def _check(request, model):
         )
     if model.family == pipelines.FAMILY:
         pipelines.check(request, model)
+    elif model.family == gpt.RasterGenerator.family:
+        _check_first(request, model)
     else:
         drawing.check_words(request, model)
 
@@ -111,4 +114,44 @@ def _fill(request, model, batch, report, each):
     return each(model.decode)(tokens)
 
 
-DRAW = {"latent-diffusion": _diffuse, "token-transformer": _fill, pipelines.FAMILY: pipelines.draw}
+# ---------------------------------------------------------------- one token after the other (Esser et al., 2021)
+
+
+def _check_first(request, model):
+    size = model.size
+    if (request.width, request.height) != (size, size):
+        raise BadRequest(f"The size is {request.width}x{request.height}; this model draws {size}x{size} alone.")
+    if request.image is not None:
+        raise BadRequest("This model begins from nothing; take the picture out, or choose another model.")
+    if request.negative.strip() or request.style or request.cfg_scale > 1:
+        raise BadRequest("This model knows no guidance, negative words or styles; set guidance to 1, and them to none.")
+    model.first(choose(request.prompt.strip(), request.seed))
+
+
+def _follow(request, model, batch, report, each):
+    """The pictures `(B, 3, H, W)` of a batch, token by token, row by row."""
+    if each is tensors.row_by_row and len(batch) > 1:
+        return torch.cat([_follow(request, model, range(i, i + 1), report, each) for i in batch])
+    side = model.config.side
+    chance = decoding.Chance(
+        drawing.seeds(request, batch), side, side, _variations(request, batch), request.variation_strength
+    )
+    first = model.first(choose(request.prompt.strip(), request.seed))
+    tokens = gpt.follow(
+        model.transformer,
+        torch.full((len(batch),), first, device=model.device),
+        chance.gumbel(model.config.n_embed),
+        temperature=request.temperature,
+        top_k=request.top_k,
+        top_p=request.top_p,
+        callback=lambda index, tokens: report(
+            index, side**2, lambda: model.decode(tokens[:4].unflatten(1, (side, side)))
+        ),
+    )
+    return each(model.decode)(tokens.unflatten(1, (side, side)))
+
+
+DRAW = {
+    "latent-diffusion": _diffuse, "token-transformer": _fill, "taming-transformer": _follow,
+    pipelines.FAMILY: pipelines.draw,
+}  # fmt: skip

@@ -116,19 +116,21 @@ class Chance:
 
 def decode(
     model, tokens, hidden, chance, *, steps, corrections=0, order=by_confidence, temperature=1.0, top_k=0,
-    callback=None,
+    top_p=1.0, callback=None,
 ):  # fmt: skip
     """The map `tokens (B, h, w)` with the places of `hidden (B, h, w)` bool filled; the others never change.
 
-    `model(tokens, hidden) -> logits (B, h, w, n_embed)`. A guess is drawn from the `top_k` most likely
-    codes (0 is all) at `temperature` (0 takes the likeliest). So many `corrections` follow, as in `correct`.
-    `chance` is a `Chance` of the same pictures. `callback(Step)` is called after each step.
+    `model(tokens, hidden) -> logits (B, h, w, n_embed)`. A guess is drawn as `guess` does. So many
+    `corrections` follow, as in `correct`. `chance` is a `Chance` of the same pictures. `callback(Step)` is called after
+    each step.
     """
     chosen = hidden
     counts = hidden_counts(hidden.flatten(1).sum(1).cpu(), steps).to(tokens.device)
     for step in range(steps):
         logits = model(tokens, hidden).float()
-        guesses, scores = _guess(logits.flatten(1, 2), chance, temperature, top_k)
+        scores = logits.flatten(1, 2).log_softmax(-1)
+        guesses = guess(scores, chance.gumbel(scores.shape[-1]).to(scores), temperature, top_k, top_p)
+        scores = scores.gather(-1, guesses[..., None])[..., 0]
         tokens = torch.where(hidden, guesses.view_as(tokens), tokens)
         keys = order(scores, chance.gumbel(1)[..., 0].to(scores), (step + 1) / steps)
         keys = keys.masked_fill(~hidden.flatten(1), math.inf)
@@ -156,16 +158,21 @@ def correct(model, tokens, chosen, step):
     return torch.where(again, model(tokens, again).argmax(-1), tokens)
 
 
-def _guess(logits, chance, temperature, top_k):
-    """A code for each place `(B, N)` and the logarithm of how likely the model held it."""
-    scores = logits.log_softmax(-1)
-    draw = scores
+def guess(scores, gumbel, temperature=1.0, top_k=0, top_p=1.0):
+    """A code `(...)` of the logarithms `scores (..., n_embed)` of how likely each is, and of Gumbel noise as large.
+
+    It is drawn at `temperature` (0 takes the likeliest) from the `top_k` most likely codes (0 is all), and of them from
+    as few of the likeliest as make up the share `top_p` (Holtzman et al., 2020).
+    """
     if top_k:
-        best = draw.topk(min(top_k, draw.shape[-1]), dim=-1)
-        draw = torch.full_like(draw, -math.inf).scatter(-1, best.indices, best.values)
+        best = scores.topk(min(top_k, scores.shape[-1]), dim=-1)
+        scores = torch.full_like(scores, -math.inf).scatter(-1, best.indices, best.values)
+    if top_p < 1 and temperature:
+        shares, codes = (scores / temperature).softmax(-1).sort(descending=True, stable=True)
+        rest = shares.cumsum(-1) - shares >= top_p  # those before it are enough
+        scores = scores.masked_fill(torch.zeros_like(rest).scatter(-1, codes, rest), -math.inf)
     # The highest of logits and Gumbel noise is a sample of their softmax.
-    guesses = (draw + temperature * chance.gumbel(draw.shape[-1]).to(draw)).argmax(-1)
-    return guesses, scores.gather(-1, guesses[..., None])[..., 0]
+    return (scores + temperature * gumbel).argmax(-1)
 
 
 def guided(model, cond, uncond, cfg_scale):

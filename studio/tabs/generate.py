@@ -103,7 +103,8 @@ def draw(studio):
                     add("width")
                     add("height")
                 fields["model"] = model_control(studio.home, "generate", "model.help")
-                by_tokens = _draws_by_tokens(studio, fields["model"].value)
+                way = _way(studio, fields["model"].value)
+                by_tokens = way in ("tokens", "rows")
                 add("sampler", visible=not by_tokens)
                 add("scheduler", visible=not by_tokens)
                 fields["vae"] = autoencoder_control(studio.home, "generate", fields["model"].value)
@@ -119,10 +120,11 @@ def draw(studio):
                 add("cfg_start")
                 add("cfg_end")
             with gr.Accordion(t("tokens_more"), open=False, visible=by_tokens) as tokens_more:
-                add("order")
+                add("order", visible=way != "rows")
                 add("temperature")
                 add("top_k")
-                add("corrections")
+                add("top_p")
+                add("corrections", visible=way != "rows")
             with gr.Row(elem_classes="presets"):
                 preset = gr.Dropdown(
                     [], label=t("preset"), info=t("preset.help"), allow_custom_value=True, elem_id="generate-preset"
@@ -174,13 +176,17 @@ def wire(studio, parts, parts_of, tabs, demo):
     suggested = [*SETTINGS, "width", "height"]
 
     def suit(model):
-        # a model by tokens has no noise to fall, and a denoiser no codes to guess
-        by_tokens = _draws_by_tokens(studio, model)
+        # a model by tokens has no noise to fall, and a denoiser no codes to guess; row by row the order is given
+        way = _way(studio, model)
+        by_tokens = way in ("tokens", "rows")
         return {
             parts.fields["sampler"]: gr.Dropdown(visible=not by_tokens),
             parts.fields["scheduler"]: gr.Dropdown(visible=not by_tokens),
             parts.guidance_more: gr.Accordion(visible=not by_tokens),
             parts.tokens_more: gr.Accordion(visible=by_tokens),
+            parts.fields["order"]: gr.Dropdown(visible=way != "rows"),
+            parts.fields["corrections"]: gr.Slider(visible=way != "rows"),
+            parts.fields["steps"]: gr.Slider(visible=way != "rows"),
         }
 
     def suggest(model, *values):
@@ -334,7 +340,8 @@ def wire(studio, parts, parts_of, tabs, demo):
     browser.wire_form(demo, kept, parts.link, parts.address, [row.id for row in catalog(studio.home).values()])
     parts.fields["model"].change(
         guard(suit), parts.fields["model"],
-        [parts.fields["sampler"], parts.fields["scheduler"], parts.guidance_more, parts.tokens_more],
+        [*(parts.fields[name] for name in ("sampler", "scheduler", "steps", "order", "corrections")),
+         parts.guidance_more, parts.tokens_more],
         show_progress="hidden", api_visibility="private",
     )  # fmt: skip
     wire_autoencoder(studio, parts.fields, parts_of["models"].rescan)
@@ -437,9 +444,10 @@ def _refused(error):
     return f'<div class="status forecast over">{html.escape(str(error))}</div>'
 
 
-def _draws_by_tokens(studio, model):
+def _way(studio, model):
+    # how it draws: by "tokens" all over, by those in "rows", or by "noise"
     row = catalog(studio.home).get(model)
-    return row is not None and row.family == "token-transformer"
+    return {"token-transformer": "tokens", "taming-transformer": "rows"}.get(row and row.family, "noise")
 
 
 def details(studio, entry, request):
@@ -451,13 +459,14 @@ def details(studio, entry, request):
     if not isinstance(made, (GenerateRequest, RefineRequest)):
         return ""
     known = made.model in catalog(studio.home)
-    way = f"order.{made.order}" if _draws_by_tokens(studio, made.model) else f"sampler.{made.sampler}"
+    way = _way(studio, made.model)
+    how = {"tokens": f"order.{made.order}", "noise": f"sampler.{made.sampler}"}
     facts = [
         made.style and say(request, f"style.{made.style}"),
         say(request, "caption", seed=made.seed),
         f"{made.width} × {made.height}" if isinstance(made, GenerateRequest) else f"× {made.scale:g}",
-        say(request, "steps_taken", steps=made.steps),
-        known and say(request, way).split(":")[0].split("：")[0],
+        way in how and say(request, "steps_taken", steps=made.steps),
+        known and way in how and say(request, how[way]).split(":")[0].split("：")[0],
     ]
     words = html.escape(made.prompt or say(request, "without_words"))
     return f'<div class="details"><b>{words}</b><span>{" · ".join(filter(None, facts))}</span></div>'

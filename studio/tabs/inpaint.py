@@ -118,7 +118,7 @@ def draw(studio):
                     add(name)
                 fields["vae"] = autoencoder_control(studio.home, "inpaint", fields["model"].value)
             with gr.Accordion(t("tokens_more"), open=False):
-                for name in ("order", "temperature", "top_k", "corrections"):
+                for name in ("order", "temperature", "top_k", "top_p", "corrections"):
                     add(name)
     return SimpleNamespace(
         fields=fields, image=image, run=run, stop=stop, painter=painter, scratches=scratches, transparent=transparent,

@@ -149,7 +149,8 @@ def test_words_order_and_boldness_change_what_tokens_draw(tokens_model):
     assert np.array_equal(plain, drawn(request(**base), tokens_model)[0])
     for change in (
         {"prompt": "蓝"}, {"style": "flat"}, {"negative": "disc"}, {"cfg_scale": 9.0}, {"order": "confidence"},
-        {"temperature": 0.0}, {"top_k": 1}, {"seed": 8}, {"steps": 2}, {"corrections": 0},
+        {"temperature": 0.0}, {"top_k": 1}, {"top_p": 0.1}, {"seed": 8}, {"steps": 2},
+        {"corrections": 0},
     ):  # fmt: skip
         assert not np.array_equal(plain, drawn(request(**base | change), tokens_model)[0]), change
 

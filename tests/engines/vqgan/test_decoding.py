@@ -114,12 +114,14 @@ def test_guesses_are_samples_of_the_model():
         found = decode(fixed, tokens, tokens == 0, chance, steps=1, temperature=temperature)
         frequencies = found.flatten().bincount(minlength=4) / found.numel()
         assert torch.allclose(frequencies, (logits / temperature).softmax(0), atol=0.015)
-    two = decode(fixed, tokens, tokens == 0, Chance(range(8), 40, 40), steps=1, top_k=2)
-    frequencies = two.flatten().bincount(minlength=4) / two.numel()
-    assert torch.allclose(frequencies, torch.cat([logits[:2].softmax(0), torch.zeros(2)]), atol=0.015)
+    # the likeliest have the shares 0.64, 0.24, 0.09 and 0.03
+    for options, many in (({"top_k": 2}, 2), ({"top_p": 0.64}, 1), ({"top_p": 0.7}, 2), ({"top_p": 0.9}, 3)):
+        some = decode(fixed, tokens, tokens == 0, Chance(range(8), 40, 40), steps=1, **options)
+        frequencies = some.flatten().bincount(minlength=4) / some.numel()
+        assert torch.allclose(frequencies, torch.cat([logits[:many].softmax(0), torch.zeros(4 - many)]), atol=0.015)
 
 
-@pytest.mark.parametrize("options", [{"temperature": 0.0}, {"top_k": 1}])
+@pytest.mark.parametrize("options", [{"temperature": 0.0}, {"top_k": 1}, {"top_p": 0.01}])
 def test_without_chance_the_likeliest_code_is_taken(options):
     tokens, hidden = start(share=1.1)
     assert torch.equal(filled(tokens, hidden, [1, 2, 3], steps=1, **options), model(tokens, hidden).argmax(-1))
