@@ -227,7 +227,7 @@ def wire(studio, parts, parts_of, tabs, demo):
             stored: ballots,
         }
 
-    @functools.lru_cache(maxsize=1024)  # pictures in the gallery stay as they are
+    @functools.lru_cache(maxsize=128)  # pictures in the gallery stay as they are
     def distances(one, other):
         return comparison.measured(studio.jobs.aside, images.read_picture(one), images.read_picture(other))
 
