@@ -205,7 +205,8 @@ def test_a_picture_is_that_of_its_class_and_seed_in_a_batch_too(engine, model):
     assert np.abs(batch[0] - batch[1]).mean() > 1
     assert not np.array_equal(batch[0], drawn(engine, seed=8, prompt="4")[0])
     assert np.array_equal(drawn(engine, seed=8, prompt="")[0], drawn(engine, seed=8, prompt="0")[0])
-    assert np.array_equal(batch[1], drawn(engine, seed=1, variation_seed=9, variation_strength=1.0)[0])
+    varied = drawn(engine, seed=1, variation_seed=9, variation_strength=1.0)[0]
+    assert np.abs(batch[1] - varied).max() <= 1
 
 
 def test_it_shows_what_it_draws_and_stops(engine):
