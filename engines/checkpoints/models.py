@@ -71,7 +71,8 @@ def _stable_diffusion(config):
 
 def _taming(config):
     first_stage = _vqgan(config["first_stage"])
-    return RasterGenerator(GPTConfig(**{name: config[name] for name in config if name != "first_stage"}), first_stage)
+    shape = {name: value for name, value in config.items() if name not in ("first_stage", "size")}
+    return RasterGenerator(GPTConfig(**shape), first_stage)
 
 
 ALONE = {

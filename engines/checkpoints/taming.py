@@ -45,5 +45,6 @@ def detect(shapes):
         "heads": HEADS_OF.get(width, HEADS),
         "classes": CLASSES.get((n_embed, width)),
         "first_stage": stage,
+        "size": side * autoencoders.latents(stage)[1],
     }
     return FAMILY, config, names, tuple(unused)
