@@ -22,7 +22,6 @@ class DiffusionRecipe(CaptionedRecipe):
     unet: UNetConfig
     prediction: str = "flow"
     hole: str = "filled"  # how the net sees what it is to paint
-    photo_variants: int = 40  # holes are mostly in photographs, and those are few
     batch: int = 32
     rate: float = 8e-4  # peak learning rate
     mask_share: float = 0.5  # of a batch that learns to inpaint; the rest draws from words alone
