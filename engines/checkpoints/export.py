@@ -214,8 +214,7 @@ def _depths(config):
     # of each level, where the last is that of the middle, too
     if isinstance(config.transformer_depth, int):
         return config.transformer_depth
-    depths = dict(zip(config.attention_levels, config.depths, strict=False))
-    levels = [depths.get(level, 1) for level in range(len(config.ch_mult))]
+    levels = [config.depth_of.get(level, 1) for level in range(len(config.ch_mult))]
     return [*levels[:-1], config.depths[-1]]
 
 

@@ -78,20 +78,20 @@ def detect(shapes):
     _, stage, stage_names, _ = autoencoders.detect(inner)
     names |= {f"first_stage.{ours}": FIRST_STAGE + theirs for ours, theirs in stage_names.items()}
     unused = [name for name in shapes if name.startswith(UNUSED)]
-    readers = [prefix for prefix in READERS if any(name.startswith(prefix) for name in shapes)]
+    readers = _readers([prefix for prefix in READERS if any(name.startswith(prefix) for name in shapes)])
     large = f"{UNET}label_emb.0.0.weight" in shapes
-    for prefix, ours in zip(readers, ENCODERS.values(), strict=False):
+    for prefix, ours in readers.items():
         unread = UNREAD if large else (*UNREAD, PROJECTION)
         unused += [f"{prefix}{name}" for name in unread if f"{prefix}{name}" in shapes]
         names |= {f"{ours}.{name}": theirs for name, theirs in _encoder(shapes, prefix).items()}
     names = {ours: theirs for ours, theirs in names.items() if Rows.of(theirs).name not in unused}
     found = {ours: Rows.of(theirs).shape(shapes) for ours, theirs in names.items()}
-    second = readers[-1].endswith(f".{OPENCLIP}")
+    second = any(prefix.endswith(f".{OPENCLIP}") for prefix in readers)
     unet = _unet(found, {"head_dim": HEAD} if second else {"num_heads": HEADS})
     config = {
         "unet": unet,
         **{ours: _text(found, ours, prefix.endswith(f".{OPENCLIP}"), large)
-           for prefix, ours in zip(readers, ENCODERS.values(), strict=False)},
+           for prefix, ours in readers.items()},
         "first_stage": stage,
         "latent_mean": [0.0] * unet["out_channels"],
         "latent_std": SPREAD,
@@ -100,6 +100,11 @@ def detect(shapes):
     if large:
         config |= {"latent_std": SPREAD_XL, "size": SIZE_XL, "prediction": "v" if "v_pred" in shapes else "eps"}
     return FAMILY, config, names, tuple(unused)
+
+
+def _readers(places):
+    """What the encoders of words at these `places`, in the order in which they read, are here, by their place."""
+    return dict(zip(places, list(ENCODERS.values())[: len(places)], strict=True))
 
 
 def is_unsure(config):
@@ -240,7 +245,7 @@ def _described(folder, configs, scheduler):
         "unet": {f"unet.{published(name, blocks, attention)}": name for name in shapes["unet"]},
         "vae": {f"first_stage.{ours}": name for ours, name in stage_names.items()},
     }
-    readers = dict(zip([part for part in ENCODERS if part in configs], ENCODERS.values(), strict=False))
+    readers = _readers([part for part in ENCODERS if part in configs])
     for part, ours in readers.items():
         named[part] = {f"{ours}.{_in_encoder(name)}": name for name in shapes[part]}
     found = {ours: shapes[part][name] for part, names in named.items() for ours, name in names.items()}

@@ -90,6 +90,11 @@ class UNetConfig:
         return self.transformer_depth
 
     @property
+    def depth_of(self):
+        """Blocks in the transformers of each level that has some, by its number."""
+        return dict(zip(self.attention_levels, self.depths[:-1], strict=True))
+
+    @property
     def size_multiple(self):
         """Height and width of the latents must be multiples of this."""
         return 2 ** (len(self.ch_mult) - 1)
@@ -292,14 +297,12 @@ class UNet(nn.Module):
                 nn.Sequential(nn.Linear(config.adm_dim, emb_dim), nn.SiLU(), nn.Linear(emb_dim, emb_dim))
             )
 
-        depths = dict(zip(config.attention_levels, config.depths, strict=False))
-
         def block(level, in_channels):
             """A residual block into `level`, with a transformer after it where the level has attention."""
             channels = config.channels[level]
             layers = [ResBlock(in_channels, channels, emb_dim, config)]
-            if level in depths:
-                layers.append(SpatialTransformer(channels, depths[level], config))
+            if level in config.depth_of:
+                layers.append(SpatialTransformer(channels, config.depth_of[level], config))
             return layers
 
         # Down: every stage leaves a skip connection.
