@@ -4,40 +4,24 @@ import json
 
 import numpy as np
 import pytest
-import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from engines import catalog, pipelines, requests, tensors
 from engines.engine import Engine
 from engines.errors import BadCheckpoint, BadRequest, Cancelled
 from tests import tiny
+from tests.peers import pipeline
 
 
 @pytest.fixture(scope="module")
 def pipe(tmp_path_factory):
     """A Stable Diffusion of random weights, small."""
-    torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("tokenizer")
     words = ["<|startoftext|>", "<|endoftext|>", "!", "r", "e", "re", "d</w>", "red</w>"]
     (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
     (folder / "merges.txt").write_text("#version: 0.2\nr e\nre d</w>\n")
-    text = CLIPTextConfig(vocab_size=8, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-                          num_attention_heads=2, max_position_embeddings=16, bos_token_id=0,
-                          eos_token_id=1)  # fmt: skip
-    return StableDiffusionPipeline(
-        vae=AutoencoderKL(block_out_channels=(32, 32), latent_channels=4, norm_num_groups=8,
-                          down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2),
-        text_encoder=CLIPTextModel(text),
-        tokenizer=CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=16),
-        unet=UNet2DConditionModel(sample_size=32, block_out_channels=(32, 64), layers_per_block=1, norm_num_groups=8,
-                                  cross_attention_dim=32, attention_head_dim=4,
-                                  down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-                                  up_block_types=("UpBlock2D", "CrossAttnUpBlock2D")),
-        scheduler=DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
-                                clip_sample=False, set_alpha_to_one=False, steps_offset=1),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
+    return pipeline(
+        folder, 16, vocab_size=8, intermediate_size=64, num_hidden_layers=2, bos_token_id=0, eos_token_id=1
+    )
 
 
 @pytest.fixture(scope="module")

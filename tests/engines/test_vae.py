@@ -16,7 +16,7 @@ from engines.engine import Engine
 from engines.errors import BadRequest
 from engines.requests import GenerateRequest, InpaintRequest, RefineRequest
 from tests import tiny
-from tests.engines.checkpoints.test_stable_diffusion import Parts, tokenizer_files  # noqa: F401
+from tests.engines.checkpoints.test_stable_diffusion import Parts, at_home, tokenizer_files  # noqa: F401
 from tests.engines.vqgan.test_autoencoder import published
 from tests.peers import randomise
 
@@ -46,10 +46,7 @@ PEERS = {
 @pytest.fixture(scope="module")
 def home(tmp_path_factory, tokenizer_files):  # noqa: F811
     home = tmp_path_factory.mktemp("home")
-    folder = home / "models"
-    folder.mkdir()
-    (folder / "tokenizer").symlink_to(tokenizer_files)
-    save_file(Parts(1, 4, tokenizer_files).single_file(), folder / "sd.safetensors")
+    folder = at_home(Parts(1, 4, tokenizer_files), home, tokenizer_files)
     for name, net in PEERS.items():
         save_file(net.state_dict(), folder / f"{name}.safetensors")
     tiny.save(folder / "painter.safetensors", tiny.latent_diffusion())

@@ -11,10 +11,8 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from engines import catalog
 from engines.checkpoints import files
@@ -22,8 +20,9 @@ from engines.engine import Engine
 from engines.errors import BadCheckpoint
 from tests import tiny
 from tests.engines.checkpoints.test_files import row
-from tests.engines.checkpoints.test_stable_diffusion import BETAS, MERGES, WORDS, Parts
+from tests.engines.checkpoints.test_stable_diffusion import WORDS, Parts, write_vocabulary
 from tests.engines.test_esrgan import SMALL
+from tests.peers import pipeline
 
 ROOM = 100 * 2**20  # bytes that refusing may take; the sizes that are claimed below are thousands of times as much
 MARK = "/tmp/atelier-was-here"
@@ -38,33 +37,14 @@ def whole(tmp_path_factory):
     save_file(SMALL["rrdb"](4).state_dict(), folder / "rrdb.safetensors")
     words = folder / "tokenizer"
     words.mkdir()
-    (words / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(WORDS)}))
-    (words / "merges.txt").write_text("\n".join(["#version: 0.2", *MERGES, ""]))
+    write_vocabulary(words)
     for version in (1, 2):
         save_file(Parts(version, 4, words).single_file(), folder / f"sd{version}.safetensors")
-    pipeline(words).save_pretrained(folder / "peer")
+    pipeline(
+        words, 12, vocab_size=len(WORDS), intermediate_size=128, num_hidden_layers=1,
+        bos_token_id=len(WORDS) - 2, eos_token_id=len(WORDS) - 1,
+    ).save_pretrained(folder / "peer")  # fmt: skip
     return folder
-
-
-def pipeline(words):
-    """A Stable Diffusion by the peer, as small as can be."""
-    torch.manual_seed(0)
-    text = CLIPTextConfig(
-        vocab_size=len(WORDS), hidden_size=32, intermediate_size=128, num_hidden_layers=1, num_attention_heads=2,
-        max_position_embeddings=12, bos_token_id=len(WORDS) - 2, eos_token_id=len(WORDS) - 1,
-    )  # fmt: skip
-    return StableDiffusionPipeline(
-        vae=AutoencoderKL(block_out_channels=(32, 32), latent_channels=4, norm_num_groups=8,
-                          down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2),
-        text_encoder=CLIPTextModel(text),
-        tokenizer=CLIPTokenizer(str(words / "vocab.json"), str(words / "merges.txt"), model_max_length=12),
-        unet=UNet2DConditionModel(sample_size=32, block_out_channels=(32, 64), layers_per_block=1, norm_num_groups=8,
-                                  cross_attention_dim=32, attention_head_dim=4,
-                                  down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-                                  up_block_types=("UpBlock2D", "CrossAttnUpBlock2D")),
-        scheduler=DDIMScheduler(**BETAS, clip_sample=False, steps_offset=1),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")

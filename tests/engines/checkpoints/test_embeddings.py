@@ -11,7 +11,7 @@ from engines.checkpoints import embeddings, foreign, models, pickles
 from engines.engine import Engine
 from engines.errors import BadCheckpoint, BadRequest, Cancelled
 from engines.requests import GenerateRequest
-from tests.engines.checkpoints.test_stable_diffusion import Parts, near, tokenizer_files  # noqa: F401
+from tests.engines.checkpoints.test_stable_diffusion import Parts, at_home, near, tokenizer_files  # noqa: F401
 
 WIDTH = 128  # of the words of the tiny version 1
 
@@ -23,10 +23,7 @@ def vectors(count, seed):
 @pytest.fixture(scope="module")
 def home(tmp_path_factory, tokenizer_files):  # noqa: F811
     home = tmp_path_factory.mktemp("home")
-    folder = home / "models"
-    folder.mkdir()
-    (folder / "tokenizer").symlink_to(tokenizer_files)
-    save_file(Parts(1, 4, tokenizer_files).single_file(), folder / "sd.safetensors")
+    folder = at_home(Parts(1, 4, tokenizer_files), home, tokenizer_files)
     save_file({"emb_params": vectors(3, 0)}, folder / "ink.safetensors")
     save_file({"<cat>": vectors(1, 1)[0]}, folder / "cat.v2.safetensors")
     save_file({"emb_params": torch.ones(2, 64)}, folder / "narrow.safetensors")

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from engines import catalog
 from engines.checkpoints import lora, models
 from engines.errors import BadCheckpoint
-from tests.engines.checkpoints.test_stable_diffusion import BETAS, Parts, near, tokenizer_files  # noqa: F401
+from tests.engines.checkpoints.test_stable_diffusion import BETAS, Parts, at_home, near, tokenizer_files  # noqa: F401
 from tests.peers import published_key
 
 LINEAR = ["to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "time_emb_proj"]
@@ -40,11 +40,8 @@ class Made:
     """A Stable Diffusion, as the peer has it and as a file of a home, and random LoRAs of it."""
 
     def __init__(self, version, home, vocabulary):
-        self.home, self.folder = home, home / "models"
-        self.parts = parts = Parts(version, 4, vocabulary)
-        self.folder.mkdir()
-        (self.folder / "tokenizer").symlink_to(vocabulary)
-        save_file(parts.single_file(), self.folder / "sd.safetensors")
+        self.home, self.parts = home, Parts(version, 4, vocabulary)
+        parts, self.folder = self.parts, at_home(self.parts, home, vocabulary)
         self.unet = adapted(parts.unet, 1, lora_alpha=4, target_modules=LINEAR)
         self.text = adapted(parts.text, 2, lora_alpha=4, target_modules=WORDS)
         self.loose = adapted(parts.unet, 3, lora_alpha=4, target_modules=CONVOLUTIONS)

@@ -27,7 +27,7 @@ from engines.requests import GenerateRequest
 from engines.tasks import drawing
 from engines.tasks.generate import DRAW
 from tests.engines.checkpoints.test_lora import AT, X, adapted
-from tests.engines.checkpoints.test_stable_diffusion import BETAS, CONTEXT, SCHEDULERS, WORDS, near, openclip
+from tests.engines.checkpoints.test_stable_diffusion import BETAS, CONTEXT, SCHEDULERS, WORDS, at_home, near, openclip
 from tests.engines.checkpoints.test_stable_diffusion import tokenizer_files as tokenizer_files
 from tests.engines.text.test_encoder import randomise as randomise_text
 from tests.engines.vqgan.test_autoencoder import published
@@ -122,9 +122,7 @@ def made(request, tmp_path_factory, tokenizer_files):
     """The peer's parts, and the home in which their single file lies as `xl`."""
     home = tmp_path_factory.mktemp("home")
     parts = Parts({"base": BASE, "refiner": REFINER}[request.param], tokenizer_files)
-    (home / "models").mkdir()
-    (home / "models" / "tokenizer").symlink_to(tokenizer_files)
-    save_file(parts.single_file(), home / "models" / "xl.safetensors")
+    at_home(parts, home, tokenizer_files, "xl")
     return parts, home
 
 

@@ -56,6 +56,15 @@ def write_vocabulary(folder):
     return folder
 
 
+def at_home(parts, home, vocabulary, name="sd"):
+    """The folder `models` of a `home`, made, with the single file of the peer's `parts` and a vocabulary."""
+    folder = home / "models"
+    folder.mkdir()
+    (folder / "tokenizer").symlink_to(vocabulary)
+    save_file(parts.single_file(), folder / f"{name}.safetensors")
+    return folder
+
+
 class Parts:
     """The parts of a Stable Diffusion by the peer, of the published topology and a fraction of its width."""
 
@@ -149,9 +158,7 @@ def made(request, tmp_path_factory, tokenizer_files):
     """The peer's parts, and the home in which their single file lies as `sd`."""
     home = tmp_path_factory.mktemp("home")
     parts = Parts(*KINDS[request.param], tokenizer_files)
-    (home / "models").mkdir()
-    (home / "models" / "tokenizer").symlink_to(tokenizer_files)
-    save_file(parts.single_file(), home / "models" / "sd.safetensors")
+    at_home(parts, home, tokenizer_files)
     return parts, home
 
 
