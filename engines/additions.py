@@ -11,7 +11,7 @@ from engines.checkpoints import embeddings, files, foreign, lora
 from engines.errors import BadRequest, unknown
 from engines.text import prompt
 
-CHANGED = ("stable-diffusion", "latent-diffusion")  # the families that can be
+CHANGED = ("stable-diffusion", "latent-diffusion", "few-step-diffusion")  # the families that can be
 TEXTS = ("prompt", "negative")  # the fields of requests where files are named
 WHAT = {lora.FAMILY: "LoRA", embeddings.FAMILY: "embedding"}
 NEAR = 5  # names that are told where one is unknown

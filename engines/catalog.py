@@ -14,10 +14,11 @@ from engines.errors import AtelierError, BadCheckpoint, BadRequest, unknown
 from engines.text.tokenizer import Tokenizer
 
 ASSETS = Path(__file__).parent.parent / "assets"
-TASKS = {
+TASKS = {  # of each family; the first of the catalog that is able is the default, so that the quickest goes first
     "vqgan": ("reconstruct",),
     "kl": ("reconstruct",),
     "taesd": ("reconstruct",),
+    "few-step-diffusion": ("generate",),
     "latent-diffusion": ("generate", "inpaint", "refine", "locate"),
     "stable-diffusion": ("generate", "inpaint", "refine", "locate"),  # 1, 2 and XL, as published
     "token-transformer": ("generate", "resample", "inpaint"),
@@ -53,13 +54,18 @@ class Model:
     licence: str
     card: dict
     first_stage: dict | None = None  # `name` and `sha256` of the autoencoder that it draws with
+    base: dict | None = None  # the same of the model that it makes quicker
     beside: Path | None = None  # of its other half, where it lies in two files
     size: int = 0  # pixels a side of the pictures that it learned to draw, where that is told
 
 
 def catalog(home=None):
-    """Every model by its id, the shipped ones first; a file that cannot be read is logged and left out."""
-    paths = sorted(ASSETS.glob("*/model.safetensors"))
+    """Every model by its id, the shipped ones first, those in the order of their families in TASKS.
+
+    A file that cannot be read is logged and left out.
+    """
+    shipped = map(read, sorted(ASSETS.glob("*/model.safetensors")))
+    paths = [row.path for row in sorted(shipped, key=lambda row: list(TASKS).index(row.family))]
     if home:
         own = Path(home) / "models"
         folders = sorted(path.parent for path in own.rglob(files.PIPELINE))
@@ -116,6 +122,7 @@ def read(path):
         licence=card.get("licence", "unknown"),
         card=card,
         first_stage=metadata.get("first_stage"),
+        base=metadata.get("base"),
         beside=layout.beside,
         size=_size(layout.config),
     )
@@ -139,11 +146,13 @@ def _ours(row):
     return [dataclasses.replace(row, id=f"{row.id}{OURS}", family=family, tasks=TASKS[family], size=_size(found[0]))]
 
 
-def tokenizer(row):
+def tokenizer(row, home=None):
     """The tokenizer that the model of a row reads words by; None for one that has none.
 
     Raises `BadCheckpoint` for one whose vocabulary is not here.
     """
+    if row.base:
+        return tokenizer(drawn_with(row, home))
     if row.path is None or row.family == "diffusers":
         return None
     config = _config(row)
@@ -225,21 +234,24 @@ def _draws_with(row, other):
         return False
 
 
-def first_stage(row, home=None):
-    """The row of the autoencoder that the model of `row` draws with: beside its file, or else in the catalog.
+def drawn_with(row, home=None):
+    """The row of the autoencoder or model that the one of `row` draws with: beside its file, or else in the catalog.
 
-    Raises `BadCheckpoint` where none of that name has the content that the model was trained with.
+    None for a model that needs no other. Raises `BadCheckpoint` where none of that name has the content that the
+    model was trained with.
     """
-    name, sha256 = row.first_stage["name"], row.first_stage["sha256"]
+    wanted, task = (row.base, "generate") if row.base else (row.first_stage, "reconstruct")
+    if not wanted:
+        return None
+    name, sha256 = wanted["name"], wanted["sha256"]
     folder = row.path.resolve().parent
     paths = [folder / f"{name}.safetensors", folder.parent / name / "model.safetensors"]
     found = [read(path) for path in paths if path.exists()]
     found += [known for known in [catalog(home).get(name)] if known]
     for candidate in found:
-        if "reconstruct" in candidate.tasks and files.sha256(candidate.path, candidate.beside) == sha256:
+        if task in candidate.tasks and files.sha256(candidate.path, candidate.beside) == sha256:
             return candidate
     what = f"is not the one that is here: its SHA-256 begins with {sha256[:8]}" if found else "is not here"
     raise BadCheckpoint(
-        f"“{row.id}” draws with the autoencoder “{name}”, which {what}; put that file beside {row.path.name}, "
-        f"as {name}.safetensors."
+        f"“{row.id}” draws with “{name}”, which {what}; put that file beside {row.path.name}, as {name}.safetensors."
     )

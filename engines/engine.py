@@ -103,12 +103,13 @@ class Engine:
             return classical.METHODS[row.id]
         key = self._key(row)
         if key not in self._loaded:
-            first_stage = self.load(catalog.first_stage(row, self.home)) if row.first_stage else None
+            other = catalog.drawn_with(row, self.home)
+            part = self.load(other) if other else None
             if row.family == pipelines.FAMILY:
                 model = pipelines.load(row.path, precision(self.device))
                 model.sha256 = files.sha256(row.path)
             else:
-                model = models.load(row.path, first_stage)
+                model = models.load(row.path, part)
             model.name = row.id
             self._loaded[key] = model.to(self.device)
             if model.family == LatentDiffusion.family and precision(self.device) != torch.float32:

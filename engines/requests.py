@@ -67,13 +67,14 @@ MATCHES = {
     "none": "None: as the model painted them",
 }
 SUITED = {  # what suits each family of models that draw; the page offers it, and the cards measure by it
-    "latent-diffusion": {"steps": 20, "cfg_scale": 4.0},
+    "few-step-diffusion": {"steps": 4, "cfg_scale": 4.0},
+    "latent-diffusion": {"steps": 30, "cfg_scale": 4.0},
     "token-transformer": {"steps": 16, "cfg_scale": 3.0},
     "taming-transformer": {"steps": 20, "cfg_scale": 1.0},  # it goes by tokens, whatever the steps
     "stable-diffusion": {"steps": 25, "cfg_scale": 7.0},
     "diffusers": {"steps": 25, "cfg_scale": 7.0},
 }
-
+SETTINGS = tuple(next(iter(SUITED.values())))  # that suit a family of models
 FAITHFUL = {  # of those what invents least: the first look of diffusion is the mean of all that may be there
     "latent-diffusion": {"steps": 1},
 }
@@ -303,6 +304,11 @@ class AdjustRequest(Cleaned):
 def restoring(family):
     """The settings by which a family of models restores what nothing is said of: the picture around decides."""
     return SUITED.get(family, {}) | FAITHFUL.get(family, {}) | {"cfg_scale": 1.0}
+
+
+def suited(family, given):
+    """`given` values of a request by name, those that are None replaced by what suits a family of models that draw."""
+    return given | {name: value for name, value in SUITED.get(family, {}).items() if given.get(name) is None}
 
 
 def choose(text, seed):

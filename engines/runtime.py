@@ -8,6 +8,7 @@ import torch
 
 from engines.errors import BadRequest
 
+PRECISIONS = ("auto", "float32", "bfloat16")  # of a training
 CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")  # of Linux
 
 
@@ -32,9 +33,13 @@ def choose_device(name="auto"):
     return torch.device(name)
 
 
-def autocast(device):
-    """The context of mixed precision in training: bfloat16 on an NVIDIA GPU, plain float32 elsewhere."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
+def autocast(device, precision="auto"):
+    """The context of a training in a `precision`, one of PRECISIONS; weights and losses stay in float32.
+
+    `auto` is mixed with bfloat16 on an NVIDIA GPU and float32 elsewhere: most processors emulate bfloat16, slowly.
+    """
+    mixed = device.type == "cuda" if precision == "auto" else precision == "bfloat16"
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=mixed)
 
 
 def precision(device):

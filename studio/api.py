@@ -6,7 +6,7 @@ import inspect
 import gradio as gr
 
 from engines import requests
-from engines.catalog import catalog
+from engines.catalog import catalog, find
 from engines.errors import AtelierError
 from studio import images, wildcards
 from studio.jobs import FINAL
@@ -35,6 +35,7 @@ def publish(studio):
         return {"job": job, "seconds": state.seconds, "pictures": pictures, "notes": notes}
 
     def generate(**given):
+        given = requests.suited(find(given["model"], "generate", studio.home, paths=False).family, given)
         if given["image"]:
             given["image"] = images.source_bytes(sent(given["image"]), SIDE)
         given["prompt"] = wildcards.fill(given["prompt"], studio.home)
@@ -68,7 +69,7 @@ def publish(studio):
             for row in catalog(studio.home).values()
         ]
 
-    endpoint("generate", requests.GenerateRequest, generate)
+    endpoint("generate", requests.GenerateRequest, generate, left_open=requests.SETTINGS)
     endpoint("inpaint", requests.InpaintRequest, inpaint)
     for name in ("upscale", "refine", "adjust"):
         endpoint(name, requests.TASKS[name], on_whole_picture(requests.TASKS[name]))
@@ -76,11 +77,15 @@ def publish(studio):
     gr.api(guard(models), api_name="models")
 
 
-def endpoint(name, kind, act, leave_out=()):
-    """Publish `act` as `/name`, with the fields of the request class `kind` as its typed parameters."""
+def endpoint(name, kind, act, leave_out=(), left_open=()):
+    """Publish `act` as `/name`, with the fields of the request class `kind` as its typed parameters.
+
+    Those `left_open` are None where they are not given.
+    """
     fields = [item for item in dataclasses.fields(kind) if item.name not in leave_out]
     types = {item.name: dict if bytes in (item.type, *getattr(item.type, "__args__", ())) else item.type
              for item in fields}  # fmt: skip
+    types |= {name: types[name] | None for name in left_open}
 
     def call(*values):
         return act(**{item.name: value for item, value in zip(fields, values, strict=True)})
@@ -93,7 +98,7 @@ def endpoint(name, kind, act, leave_out=()):
     parameters = [
         inspect.Parameter(
             item.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=types[item.name],
-            default=None if types[item.name] is dict else item.default,
+            default=None if types[item.name] is dict or item.name in left_open else item.default,
         )
         for item in fields
     ]  # fmt: skip

@@ -84,6 +84,7 @@ def _parser():
         "top_p", "corrections",
     ):  # fmt: skip
         _add_control(generate, requests.GenerateRequest, name)
+    generate.set_defaults(**dict.fromkeys(requests.SETTINGS))  # as suits the model
 
     reconstruct = command("reconstruct", _reconstruct, "A picture through a VQGAN and back.")
     reconstruct.add_argument("image", help="the picture, or its tokens as .npz; - reads a picture from standard input")
@@ -150,7 +151,8 @@ def _parser():
     export.add_argument("--out", type=Path, required=True, help="the folder to write, not there yet")
 
     train = command("train", _train, "Train a model on a folder of pictures.")
-    train.add_argument("kind", choices=("vqgan", "text", "tokens", "diffusion", "upscaler"), help="what to train")
+    kinds = ("vqgan", "text", "tokens", "diffusion", "few-steps", "upscaler")
+    train.add_argument("kind", choices=kinds, help="what to train")
     train.add_argument("--data", type=Path, required=True, help="pictures with metadata.jsonl or .txt, or IDX digits")
     train.add_argument("--out", type=Path, required=True, help="the folder of the run")
     train.add_argument("--preset", default="icons", help="the recipe: icons, or digits for a VQGAN")
@@ -159,7 +161,8 @@ def _parser():
     train.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     train.add_argument("--first-stage", default="", help="the VQGAN whose latents or tokens are learned")
     train.add_argument("--text", default="", help="the model whose text encoder a drawing model begins with")
-    train.add_argument("--from", dest="start", default="", help="the drawing model to go on from")
+    train.add_argument("--from", dest="start", default="", help="the model to go on from")
+    train.add_argument("--precision", default="", help="bfloat16 where a processor computes it itself, or float32")
     train.add_argument("--lpips", default="", help="LPIPS weights (safetensors) for a VQGAN's perceptual loss")
     train.add_argument("--licence", default="", help="the licence of the weights, for the card")
 
@@ -216,6 +219,8 @@ def _generate(arguments):
         if not (cross and width.isdigit() and height.isdigit()):
             raise BadRequest(f"The size “{arguments.size}” cannot be read; write it as WxH, for example 128x128.")
         size = {"width": int(width), "height": int(height)}
+    family = catalog.find(arguments.model, "generate", _home(arguments)).family
+    vars(arguments).update(requests.suited(family, vars(arguments)))
     _unguided_without_words(arguments)
     image = _picture(arguments.image, 2 * max(size.values())) if arguments.image else None
     return _drawn(arguments, _asked(arguments, requests.GenerateRequest, image=image, **size))
@@ -460,6 +465,7 @@ def _train(arguments):
             text=arguments.text,
             start=arguments.start,
             lpips=arguments.lpips,
+            precision=arguments.precision or "auto",
             licence=arguments.licence,
             command=command,
             home=_home(arguments),
@@ -499,7 +505,7 @@ def _signals_set():
 def _spelled(arguments):
     # the run as a stranger would repeat it: folders by their names alone
     words = ["--data", arguments.data.name, "--out", arguments.out.name, "--preset", arguments.preset]
-    for name in ("steps", "minutes", "first_stage", "text", "lpips"):
+    for name in ("steps", "minutes", "first_stage", "text", "lpips", "precision"):
         if getattr(arguments, name):
             words += ["--" + name.replace("_", "-"), str(getattr(arguments, name))]
     return words + (["--from", arguments.start] if arguments.start else [])

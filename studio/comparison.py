@@ -76,7 +76,7 @@ def of_models(request, rows):
 
     Those of another family take the steps that suit it, and those that the request does not name their own autoencoder.
     """
-    suited = {value["steps"] for value in SUITED.values()}
+    suited = {Drawn.steps, *(value["steps"] for value in SUITED.values())}
     own = isinstance(request, Drawn) and request.steps in suited
     another = isinstance(request, Drawn) and request.vae
     return tuple(

@@ -346,7 +346,7 @@ TABLE = {
     "models.size": ("Size", "大小"),
     "models.path": ("Lies at", "位置"),
     "models.in_prompt": ("In a prompt", "提示词写法"),
-    "models.first_stage": ("Draws with", "所用自编码器"),
+    "models.drawn_with": ("Draws with", "所依赖的模型"),
     "models.held": (
         "In memory: {loaded}; there is room for {budget:.1f} GiB.", "内存中：{loaded}；上限 {budget:.1f} GiB。"
     ),

@@ -8,11 +8,13 @@ from PIL import Image
 
 from engines import pictures, requests
 from engines.checkpoints import files, models
+from engines.diffusion.few_steps import FewStepConfig
 from engines.diffusion.unet import UNetConfig
 from engines.diffusion.upscaler import Upscaler, UpscalerConfig
 from engines.training.clip import CLIPRecipe, CLIPTrainer
 from engines.training.data import Example
 from engines.training.diffusion import DiffusionRecipe, DiffusionTrainer
+from engines.training.few_steps import FewStepRecipe, FewStepTrainer
 from engines.training.tokens import TokenRecipe, TokenTrainer
 from engines.vqgan.autoencoder import VQGAN, AutoencoderConfig, CodebookConfig, KLAutoencoder
 
@@ -30,6 +32,7 @@ WORDS = {
 RECIPE = DiffusionRecipe(unet=UNET, batch=4, **WORDS)
 CLIP_RECIPE = CLIPRecipe(ch=8, batch=12, **WORDS)
 TOKEN_RECIPE = TokenRecipe(width=24, layers=2, heads=2, batch=4, dropout=0.0, **WORDS)
+FEW_STEP_RECIPE = FewStepRecipe(few_steps=FewStepConfig(rank=2, guidance_dim=8, size=32), batch=4, **WORDS)
 COLOURS = {"red": (220, 40, 40), "green": (40, 180, 60), "blue": (40, 80, 220)}
 
 
@@ -66,7 +69,12 @@ def _as_loaded(model, seed):
 
 
 def save(path, model, card=None):
-    """A model as a file, and beside it, as `mirror.safetensors`, the autoencoder that it draws with."""
+    """A model as a file, and beside it the others that it draws with: `mirror.safetensors`, `walker.safetensors`."""
+    base = getattr(model, "base", None)
+    if base is not None:
+        beside = path.parent / "walker.safetensors"
+        save(beside, base)
+        base.name, base.sha256 = "walker", files.sha256(beside)
     first_stage = getattr(model, "first_stage", None)
     if first_stage is not None:
         beside = path.parent / "mirror.safetensors"
@@ -85,6 +93,21 @@ def clip_trainer(recipe=CLIP_RECIPE, **options):
 
 def token_trainer(recipe=TOKEN_RECIPE, **options):
     return TokenTrainer(recipe, examples(), vqgan(), **options)
+
+
+def few_step_trainer(recipe=FEW_STEP_RECIPE, **options):
+    base = latent_diffusion()
+    base.name, base.sha256 = "walker", f"{1:064x}"
+    return FewStepTrainer(recipe, examples(), base, **options)
+
+
+def few_steps():
+    """What a model learned to draw in few steps, with something added to every layer."""
+    model = few_step_trainer().model.requires_grad_(False)
+    draw = torch.Generator().manual_seed(1)
+    for parameter in (*model.up.values(), model.guidance.weight):
+        parameter.normal_(0, 0.05, generator=draw)
+    return model
 
 
 def token_generator():

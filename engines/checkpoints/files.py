@@ -104,8 +104,9 @@ def read_header(path):
             raise ValueError("our part of the metadata is an object and names a family")
         if not isinstance(metadata.get("card", {}), dict):
             raise ValueError("a card is an object")
-        if "first_stage" in metadata and not _names_a_file(**metadata["first_stage"]):
-            raise ValueError("an autoencoder is named by its file's name and hash")
+        for part in ("first_stage", "base"):
+            if part in metadata and not _names_a_file(**metadata[part]):
+                raise ValueError("what a model draws with is named by its file's name and hash")
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise BadCheckpoint(f"{called(path)} has a header that cannot be understood; copy the file again.") from error
     if 8 + length + end != size:

@@ -9,6 +9,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from engines import spandrels
 from engines.checkpoints import autoencoders, files, foreign, stable_diffusion, taming
+from engines.diffusion.few_steps import FewStepConfig, FewSteps
 from engines.diffusion.latent import LatentDiffusion, LatentDiffusionConfig
 from engines.diffusion.unet import UNetConfig
 from engines.diffusion.upscaler import Upscaler, UpscalerConfig
@@ -64,6 +65,10 @@ def _token_transformer(config, first_stage):
     return TokenGenerator(shape, first_stage)
 
 
+def _few_steps(config, base):
+    return FewSteps(FewStepConfig(**config), base)
+
+
 def _stable_diffusion(config):
     first_stage = _kl(config["first_stage"])
     return _latent_diffusion({name: value for name, value in config.items() if name != "first_stage"}, first_stage)
@@ -80,30 +85,34 @@ ALONE = {
     "srvgg": _srvgg, stable_diffusion.FAMILY: _stable_diffusion, taming.FAMILY: _taming,
 }  # fmt: skip
 DRAWING = {"latent-diffusion": _latent_diffusion, "token-transformer": _token_transformer}  # by an autoencoder
-FAMILIES = ALONE | DRAWING
+CHANGING = {"few-step-diffusion": _few_steps}  # a model that draws
+FAMILIES = ALONE | DRAWING | CHANGING
+PARTS = dict.fromkeys(DRAWING, "first_stage") | dict.fromkeys(CHANGING, "base")  # which have files of their own
 SPARE = 1000  # tensors that a file may lack, and its net is built all the same to name them
 
 
 def save(path, model, card):
     """Write a model's weights in float16 with all that `load` needs to build it again, and its card.
 
-    The autoencoder that a model draws with is not written, but named with the hash of its file: it must
-    have been loaded from one.
+    The autoencoder that a model draws with, or the model that it changes, is not written, but named with the hash of
+    its file: it must have been loaded from one.
     """
     weights = {name: value.half() if value.is_floating_point() else value for name, value in own_weights(model).items()}
     metadata = {"family": model.family, "config": _describe(model), "card": card}
-    if model.family in DRAWING:
-        metadata["first_stage"] = {"name": model.first_stage.name, "sha256": model.first_stage.sha256}
+    if part := PARTS.get(model.family):
+        other = getattr(model, part)
+        metadata[part] = {"name": other.name, "sha256": other.sha256}
     files.save(path, weights, metadata)
 
 
 def own_weights(model):
-    """The state of a model by name, without the autoencoder that it draws with."""
-    return {name: value for name, value in model.state_dict().items() if not name.startswith("first_stage.")}
+    """The state of a model by name, without what has a file of its own."""
+    parts = tuple(f"{part}." for part in PARTS.values())
+    return {name: value for name, value in model.state_dict().items() if not name.startswith(parts)}
 
 
 def load_own_weights(model, weights):
-    """Give a model the state that `own_weights` tells of, all of it; its autoencoder stays as it is."""
+    """Give a model the state that `own_weights` tells of, all of it; the rest stays as it is."""
     own = own_weights(model)
     rest = {name: value for name, value in model.state_dict().items() if name not in own}
     model.load_state_dict(rest | weights)
@@ -116,15 +125,15 @@ def _describe(model):
     return asdict(model.config)
 
 
-def load(path, first_stage=None):
+def load(path, part=None):
     """The model in a file, in float32, ready to be used, with the `name` and the `sha256` of its file.
 
-    Of a folder of diffusers that holds a Stable Diffusion, it is that by our own nets. `first_stage` is the
-    autoencoder that a model draws with, loaded from the file that it names. Nets are built without memory until the
-    file fits.
+    Of a folder of diffusers that holds a Stable Diffusion, it is that by our own nets. `part` is the autoencoder that
+    a model draws with, or the model that it changes, loaded from the file that it names. Nets are built without memory
+    until the file fits.
 
-    Raises `BadCheckpoint` for a file of no known family, for one whose weights do not fit, and for another
-    autoencoder than the file names.
+    Raises `BadCheckpoint` for a file of no known family, for one whose weights do not fit, and for another `part` than
+    the file names.
     """
     path = Path(path)
     if path.is_dir():
@@ -143,9 +152,9 @@ def load(path, first_stage=None):
         weights_of = nn.Module.state_dict
     if family == stable_diffusion.FAMILY:  # and the vocabulary in none
         config = stable_diffusion.with_tokenizers(config, path)
-    if family in DRAWING:
-        _check_first_stage(path, metadata, first_stage)
-        parts = (first_stage,)
+    if family in PARTS:
+        _check_part(path, metadata.get(PARTS[family]), part)
+        parts = (part,)
     built = outline(path, [path, *filter(None, [layout.beside])], lambda: weights_of(FAMILIES[family](config, *parts)))
     if layout.beside:
         other, _ = foreign.recognised(layout.beside)
@@ -158,7 +167,7 @@ def load(path, first_stage=None):
     model.load_state_dict(model.state_dict() | weights)
     if family == stable_diffusion.FAMILY and stable_diffusion.is_unsure(config):
         model.config = replace(model.config, **stable_diffusion.LOOKED_AT[_predicts_noise(model)])
-    return _named(model, path, layout.beside)
+    return _named(model.drawing() if family in CHANGING else model, path, layout.beside)
 
 
 def _in_folder(folder):
@@ -234,12 +243,11 @@ def _named(model, path, beside=None):
     return model.eval().requires_grad_(False)
 
 
-def _check_first_stage(path, metadata, first_stage):
-    wanted = metadata.get("first_stage")
+def _check_part(path, wanted, part):
     if wanted is None:
-        raise BadCheckpoint(f"{path.name} does not say which autoencoder it draws with; it cannot be used.")
-    if first_stage is None or first_stage.sha256 != wanted["sha256"]:
+        raise BadCheckpoint(f"{path.name} does not say which model it draws with; it cannot be used.")
+    if part is None or part.sha256 != wanted["sha256"]:
         raise BadCheckpoint(
-            f"{path.name} draws with the autoencoder “{wanted['name']}”, whose SHA-256 begins with "
-            f"{wanted['sha256'][:8]}; it cannot draw with another."
+            f"{path.name} draws with “{wanted['name']}”, whose SHA-256 begins with {wanted['sha256'][:8]}; it cannot "
+            "draw with another."
         )

@@ -31,6 +31,7 @@ class UNetConfig:
     transformer_depth: int | tuple[int, ...] = 1  # blocks in each transformer, or of each level, then of the middle
     use_linear_projection: bool = False  # into and out of a transformer: linear (SD 2) or 1x1 convolution
     adm_dim: int = 0  # width of the one vector a picture added to the time embedding; 0 is none
+    guidance_dim: int = 0  # of the sinusoids of the guidance that a distilled net is told; 0 for one that is guided
     norm_groups: int = 32  # groups of every group norm; divides the channels of every level
     dropout: float = 0.0  # inside the residual blocks, in [0, 1)
 
@@ -44,7 +45,7 @@ class UNetConfig:
                      "norm_groups"):
             if getattr(self, name) < 1:
                 raise BadRequest(f"{name} of a UNet is {getattr(self, name)}; it must be at least 1.")
-        for name in ("head_dim", "adm_dim"):
+        for name in ("head_dim", "adm_dim", "guidance_dim"):
             if getattr(self, name) < 0:
                 raise BadRequest(f"{name} of a UNet is {getattr(self, name)}; it must not be negative.")
         if not self.ch_mult or min(self.ch_mult) < 1:
@@ -61,6 +62,8 @@ class UNetConfig:
                 f"transformer_depth of a UNet is {self.transformer_depth}; it must be at least 1, "
                 "or such a number for each of attention_levels and one for the middle."
             )
+        if self.guidance_dim % 2 or self.guidance_dim == 2:
+            raise BadRequest(f"guidance_dim of a UNet is {self.guidance_dim}; its sinusoids need 4, 6, 8 or more.")
         if self.ch % 2:
             raise BadRequest(f"ch of a UNet is {self.ch}; the time embedding needs an even number.")
         for channels in self.channels:
@@ -109,6 +112,17 @@ def timestep_embedding(timesteps, dim, max_period=10_000):
     exponent = torch.arange(half, dtype=torch.float32, device=timesteps.device) / half
     angles = timesteps[:, None].float() * torch.exp(-math.log(max_period) * exponent)
     return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+def guidance_embedding(scales, dim):
+    """Sinusoids of guidance scales, sines first: `(B,)` to `(B, dim)` (Luo et al., 2023, "Latent consistency models").
+
+    The frequencies fall geometrically from 1000 to 1/10 a unit of the scale above 1.
+    """
+    half = dim // 2
+    exponent = torch.arange(half, dtype=torch.float32, device=scales.device) / (half - 1)
+    angles = 1000 * (scales[:, None].float() - 1) * torch.exp(-math.log(10_000) * exponent)
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 def zero(module):
@@ -283,8 +297,9 @@ class UNet(nn.Module):
     `x` is `(B, C, h, w)`, `timesteps` `(B,)`, `context` `(B, T, context_dim)`. `vector`
     `(B, adm_dim)` is given exactly when `adm_dim` > 0. `concat` `(B, in_channels - C, h, w)` holds
     further input channels, for Stable Diffusion's inpainting the mask and the masked picture's latents.
-    Raises `BadRequest` for a height or width that is no multiple of `config.size_multiple`, for
-    channels that do not add up to `in_channels`, and for a vector that is missing or not expected.
+    `guidance` `(B,)`, the scale at which words are to be followed, is given exactly when `guidance_dim` > 0.
+    Raises `BadRequest` for a height or width that is no multiple of `config.size_multiple`, for channels
+    that do not add up to `in_channels`, and for a vector or guidance that is missing or not expected.
     """
 
     def __init__(self, config):
@@ -292,6 +307,8 @@ class UNet(nn.Module):
         self.config = config
         emb_dim = 4 * config.ch
         self.time_embed = nn.Sequential(nn.Linear(config.ch, emb_dim), nn.SiLU(), nn.Linear(emb_dim, emb_dim))
+        if config.guidance_dim:
+            self.guidance_proj = zero(nn.Linear(config.guidance_dim, config.ch, bias=False))
         if config.adm_dim:
             self.label_emb = nn.Sequential(
                 nn.Sequential(nn.Linear(config.adm_dim, emb_dim), nn.SiLU(), nn.Linear(emb_dim, emb_dim))
@@ -343,10 +360,13 @@ class UNet(nn.Module):
             zero(nn.Conv2d(channels, config.out_channels, 3, padding=1)),
         )
 
-    def forward(self, x, timesteps, context, vector=None, concat=None):
+    def forward(self, x, timesteps, context, vector=None, concat=None, guidance=None):
         h = x if concat is None else torch.cat([x, concat], dim=1)
-        self._check(h, vector)
-        emb = self.time_embed(timestep_embedding(timesteps, self.config.ch).to(h.dtype))
+        self._check(h, vector, guidance)
+        time = timestep_embedding(timesteps, self.config.ch).to(h.dtype)
+        if guidance is not None:
+            time = time + self.guidance_proj(guidance_embedding(guidance, self.config.guidance_dim).to(h.dtype))
+        emb = self.time_embed(time)
         if vector is not None:
             emb = emb + self.label_emb(vector)
         skips = []
@@ -358,7 +378,7 @@ class UNet(nn.Module):
             h = stage(torch.cat([h, skips.pop()], dim=1), emb, context)
         return self.out(h)
 
-    def _check(self, h, vector):
+    def _check(self, h, vector, guidance):
         channels, height, width = h.shape[1:]
         multiple = self.config.size_multiple
         if height % multiple or width % multiple:
@@ -371,3 +391,6 @@ class UNet(nn.Module):
         if (vector is not None) != (self.config.adm_dim > 0):
             needs = "needs a vector a picture" if self.config.adm_dim else "takes no vector"
             raise BadRequest(f"This UNet {needs} (adm_dim is {self.config.adm_dim}).")
+        if (guidance is not None) != (self.config.guidance_dim > 0):
+            needs = "needs the guidance scale" if self.config.guidance_dim else "takes no guidance scale"
+            raise BadRequest(f"This UNet {needs} (guidance_dim is {self.config.guidance_dim}).")

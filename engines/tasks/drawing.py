@@ -110,19 +110,21 @@ def guided_denoiser(request, model, levels, sigmas, count, each, size, around=No
     """A `model(x, sigma) -> denoised` of a `LatentDiffusion` that follows the words of a request, for `count` rows.
 
     `levels` are those of all its steps, of which `sigmas` are gone; `size` `(width, height)` is that of what is drawn
-    at once, in pixels; a net that inpaints is told what lies `around (count, ...)`.
+    at once, in pixels; a net that inpaints is told what lies `around (count, ...)`. One that was distilled is told the
+    guidance, which is in what it draws already.
     """
     interval = guidance.interval_of_steps(levels, request.cfg_start, request.cfg_end)
     wanted, unwanted = (partial(model.words, size=size, wanted=follow) for follow in (True, False))
     stages, uncond = _words(request, wanted, unwanted, count)
-    around = {} if around is None else {"concat": around}
+    told = {} if around is None else {"concat": around}
+    scale = request.cfg_scale
+    if model.config.unet.guidance_dim:
+        told["guidance"], scale = torch.full((count,), scale, device=model.device), 1.0
     models = []
     for share, conds in stages:
-        conds = [(cond | around, weight) for cond, weight in conds]
-        told = conds, uncond | around, request.cfg_scale
-        models.append(
-            (share, guidance.guided(each(model.denoiser()), *told, rescale=request.cfg_rescale, interval=interval))
-        )
+        conds = [(cond | told, weight) for cond, weight in conds]
+        options = {"rescale": request.cfg_rescale, "interval": interval}
+        models.append((share, guidance.guided(each(model.denoiser()), conds, uncond | told, scale, **options)))
     return guidance.by_stages(models, sigmas)
 
 

@@ -6,6 +6,7 @@ import torch
 
 from engines import pictures, pipelines, tensors
 from engines.diffusion import samplers, schedules
+from engines.diffusion.few_steps import FewStepDiffusion
 from engines.errors import BadRequest
 from engines.requests import GenerateResult, Picture, alone, choose
 from engines.tasks import drawing
@@ -45,6 +46,8 @@ def _check(request, model):
         _check_first(request, model)
     else:
         drawing.check_words(request, model)
+    if model.family == FewStepDiffusion.family:
+        _check_jumps(request, model)
 
 
 def _variations(request, batch):
@@ -62,7 +65,8 @@ def _source(request, model):
 
 def _diffuse(request, model, batch, report, each):
     """The pictures `(B, 3, H, W)` of a batch, step by step out of noise."""
-    levels = sigmas = schedules.by_name(request.scheduler)(model.noise, request.steps)
+    sampler, levels = _walk(request, model)
+    sigmas = levels
     if request.image is not None:
         sigmas = schedules.tail(levels, request.strength)
     x = _start(request, model, batch) * sigmas[0].item()
@@ -70,7 +74,7 @@ def _diffuse(request, model, batch, report, each):
         x = _source(request, model) + x
     size = request.width, request.height
     around = model.nothing_around(len(batch), *size[::-1]) if model.inpaints else None
-    x = samplers.by_name(request.sampler)(
+    x = sampler(
         drawing.guided_denoiser(request, model, levels, sigmas, len(batch), each, size, around),
         x,
         sigmas.to(model.device),
@@ -78,6 +82,27 @@ def _diffuse(request, model, batch, report, each):
         noise_sampler=samplers.noise_sampler_from_seeds(drawing.seeds(request, batch), x.shape[1:], model.device),
     )
     return each(model.decode)(x)
+
+
+def _walk(request, model):
+    """The sampler, and the sigmas from noise to a picture."""
+    if model.family == FewStepDiffusion.family:  # from stretch to stretch, as it learned
+        return samplers.sample_euler, schedules.sgm_uniform(model.noise, request.steps)
+    return samplers.by_name(request.sampler), schedules.by_name(request.scheduler)(model.noise, request.steps)
+
+
+def _check_jumps(request, model):
+    least, (low, high) = model.few_steps.steps, model.few_steps.scales
+    if request.steps < least:
+        raise BadRequest(f"This model draws in {least} steps; ask for {least} or more.")
+    if not low <= request.cfg_scale <= high:
+        raise BadRequest(f"This model learned guidance from {low:g} to {high:g}; set it between them.")
+    fixed = {name: request.__dataclass_fields__[name].default for name in ("cfg_rescale", "cfg_start", "cfg_end")}
+    if request.negative.strip() or any(getattr(request, name) != value for name, value in fixed.items()):
+        raise BadRequest(
+            "This model has its guidance within: it knows no negative words and no more settings of guidance. Take "
+            f"them out, or draw with “{model.base}”."
+        )
 
 
 def _start(request, model, batch):
@@ -152,6 +177,6 @@ def _follow(request, model, batch, report, each):
 
 
 DRAW = {
-    "latent-diffusion": _diffuse, "token-transformer": _fill, "taming-transformer": _follow,
-    pipelines.FAMILY: pipelines.draw,
+    "latent-diffusion": _diffuse, FewStepDiffusion.family: _diffuse, "token-transformer": _fill,
+    "taming-transformer": _follow, pipelines.FAMILY: pipelines.draw,
 }  # fmt: skip

@@ -72,7 +72,7 @@ class CLIPTrainer(CaptionedTrainer):
 
     def _similarity(self, captions, x):
         # products of unit vectors, scaled up to a hundredfold, want all the bits of float32
-        with autocast(self.device):
+        with autocast(self.device, self.precision):
             texts, pictures = self.model.embed_texts(captions), self.model.embed_latents(x)
         return self.model.similarity(texts.float(), pictures.float())
 

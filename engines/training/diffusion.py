@@ -24,7 +24,7 @@ class DiffusionRecipe(CaptionedRecipe):
     hole: str = "filled"  # how the net sees what it is to paint
     batch: int = 32
     rate: float = 8e-4  # peak learning rate
-    mask_share: float = 0.5  # of a batch that learns to inpaint; the rest draws from words alone
+    mask_share: float = 0.25  # of a batch that learns to inpaint; the rest draws from words alone
     masked_photo_share: float = 0.6  # of those; what people restore is mostly photographs
     masked_caption_dropout: float = 0.5  # of those; a restoration has words only now and then
     caption_dropout: float = 0.1  # for guidance
@@ -96,7 +96,7 @@ class DiffusionTrainer(DrawingTrainer):
         sigma = self.model.noise.sigma(t)
         x = x0 + sigma.view(-1, 1, 1, 1) * n
         c_in = self.denoiser.scalings(sigma)[2].view(-1, 1, 1, 1)
-        with autocast(self.device):
+        with autocast(self.device, self.precision):
             words = self.model.words(captions)
             raw = self.model.unet(c_in * x, self.model.noise.t(sigma), concat=concat, **words)
         weight = torch.where(concat[:, :1] > 0, 1, self.recipe.known_weight)

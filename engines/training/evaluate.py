@@ -23,6 +23,7 @@ from engines.vqgan.quantizer import usage
 SIZE = 128  # pixels a side at which models are measured
 STYLES = tuple(requests.STYLES)
 SEEDS = 4
+PROMPTS = 16  # of each style on the sheet
 SIDES = {"seen": False, "held out": True}
 STYLE_WORDS = ("red heart", "pizza", "cat face", "house", "green apple", "bus")
 
@@ -130,7 +131,7 @@ def _vqgan(model, folder, out, size=SIZE):
             table += f"| {name}, {who} | {psnr:.2f} dB | {ssim:.3f} | {distance:.3f} | {bits:.3f} |\n"
         picked = data.evenly(redrawn, 8)
         sheet = pictures.grid([row[i] for i in range(len(picked[0])) for row in picked], len(picked))
-        sheet.save(out / f"{name}.png", optimize=True)
+        sheet.save(out / f"{name}.webp", quality=90, method=6)
     codes = "".join(
         f"Of {row['pictures']} {name}, {row['codes_used']} of {model.codebook_config.n_embed} codes are in use, with a "
         f"perplexity of {row['perplexity']:.0f}; there and back took {row['milliseconds']:.0f} ms a picture on "
@@ -143,7 +144,7 @@ def _vqgan(model, folder, out, size=SIZE):
         "tables and headers not counted; where even the lowest quality needs more, that is shown. The perceptual "
         "distance is that of features of a random network with a fixed seed.\n\n"
         f"| pictures | PSNR | SSIM | perceptual | bits per pixel |\n|---|---|---|---|---|\n{table}\n{codes}\n"
-        + "".join(f"![From above: {name}, ours, {', '.join(CODECS)}]({name}.png)\n\n" for name in figures)
+        + "".join(f"![From above: {name}, ours, {', '.join(CODECS)}]({name}.webp)\n\n" for name in figures)
     )
     return figures, body
 
@@ -187,25 +188,25 @@ def _drawer(model, folder, out):
     icons = sorted(styled, key=lambda e: hashlib.sha256(e.name.encode()).digest())
     if all(e.held_out for e in icons):
         raise BadRequest(f"No pictures of {folder.path} to train on have captions with styles; the card needs some.")
-    chosen = [example for style in STYLES for example in [e for e in icons if e.style == style][:10]]
+    chosen = [example for style in STYLES for example in [e for e in icons if e.style == style][:PROMPTS]]
     say(f"{len(chosen)} prompts, seeds 0 to {SEEDS - 1}")
 
     def draw(text, style, count=1):
         return quality.draw(model, compose(text, style), size, count=count)
 
     rows = [draw(example.text, example.style, SEEDS) for example in chosen]
-    _labelled(rows, [compose(e.text, e.style) for e in chosen], out / "prompts.png", columns=2)
+    _labelled(rows, [compose(e.text, e.style) for e in chosen], out / "prompts.webp", columns=2)
 
     say("styles")
     rows = [[draw(text, style)[0] for style in STYLES] for text in STYLE_WORDS]
-    _labelled(rows, [f"{text}: {', '.join(STYLES)}" for text in STYLE_WORDS], out / "styles.png", columns=2)
+    _labelled(rows, [f"{text}: {', '.join(STYLES)}" for text in STYLE_WORDS], out / "styles.webp", columns=2)
 
     both = [example for example in chosen if example.text_zh][::4][:8]
     if both:
         say("English and Chinese")
         rows = [draw(e.text, e.style, 2) + draw(e.text_zh, e.style, 2) for e in both]
         labels = [f"{compose(e.text, e.style)}: English twice, Chinese twice" for e in both]
-        _labelled(rows, labels, out / "chinese.png", columns=2)
+        _labelled(rows, labels, out / "chinese.webp", columns=2)
 
     say("nearest training pictures")
     seen = [example for example in icons if not example.held_out]
@@ -216,28 +217,30 @@ def _drawer(model, folder, out):
         small = np.asarray(drawn)[::8, ::8].reshape(-1).astype(np.float32)
         order = np.square(flat - small).mean(1).argsort()[:3]
         rows.append([drawn] + [Image.fromarray(data.middle(seen[i].pixels, size)) for i in order])
-    _labelled(rows, [compose(e.text, e.style) for e in chosen[::5]], out / "nearest.png", columns=2)
+    _labelled(rows, [compose(e.text, e.style) for e in chosen[::5]], out / "nearest.webp", columns=2)
 
-    say("loss on pictures seen and held out")
-    (loss, meaning), asked = LOSSES[model.family], requests.SUITED[model.family]
-    sides = {name: [e for e in icons if e.held_out is held_out][:256] for name, held_out in SIDES.items()}
-    losses = {name: loss(model, part) for name, part in sides.items() if part}
-    measures = quality.measure(folder.bench(size), model, say)
-    figures = {"prompts": len(chosen), "held_out_prompts": sum(e.held_out for e in chosen), "loss": losses}
-    figures["quality"] = measures
-    figures["restoration"] = restoration.measure(model, folder.examples(size), size, out, say)
-    chinese = "English and Chinese, seeds 0 and 1 each:\n\n![Chinese](chinese.png)\n\n" if both else ""
-    measured = ", ".join(f"{value:.4f} on {len(sides[name])} pictures {name}" for name, value in losses.items())
+    asked, measures = requests.SUITED[model.family], quality.measure(folder.bench(size), model, say)
+    figures = {"prompts": len(chosen), "held_out_prompts": sum(e.held_out for e in chosen), "quality": measures}
+    more = ""
+    if "inpaint" in catalog.TASKS[model.family]:
+        figures["restoration"] = restoration.measure(model, folder.examples(size), size, out, say)
+        more += f"\n## Restoration\n\n{restoration.described(figures['restoration'])}"
+    if model.family in LOSSES:
+        say("loss on pictures seen and held out")
+        loss, meaning = LOSSES[model.family]
+        sides = {name: [e for e in icons if e.held_out is held_out][:256] for name, held_out in SIDES.items()}
+        figures["loss"] = {name: loss(model, part) for name, part in sides.items() if part}
+        measured = ", ".join(f"{value:.4f} on {len(sides[name])} {name}" for name, value in figures["loss"].items())
+        more += f"\n## Loss\n\n{meaning} at 16 even times, on pictures with white behind them: {measured}.\n"
+    chinese = "English and Chinese, seeds 0 and 1 each:\n\n![Chinese](chinese.webp)\n\n" if both else ""
     body = (
         "## Pictures, as they come\n\n"
-        "The ten captions of each style whose file names have the smallest SHA-256, "
+        f"The {PROMPTS} captions of each style whose file names have the smallest SHA-256, "
         f"{figures['held_out_prompts']} of them held out from the training; seeds 0 to {SEEDS - 1}, "
         f"{asked['steps']} steps, guidance {asked['cfg_scale']}, all else by default; nothing was chosen.\n\n"
-        f"![Prompts](prompts.png)\n\nThe style word, one seed:\n\n![Styles](styles.png)\n\n{chinese}"
+        f"![Prompts](prompts.webp)\n\nThe style word, one seed:\n\n![Styles](styles.webp)\n\n{chinese}"
         "Drawn, and beside it the three nearest training pictures by colour on a grid of 16x16:\n\n"
-        f"![Nearest](nearest.png)\n\n## Measures\n\n{quality.table(measures)}\n"
-        f"## Restoration\n\n{restoration.described(figures['restoration'])}"
-        f"## Loss\n\n{meaning} at 16 even times, on white: {measured}.\n"
+        f"![Nearest](nearest.webp)\n\n## Measures\n\n{quality.table(measures)}{more}"
     )
     return figures, body
 
@@ -289,11 +292,12 @@ LOSSES = {
     "latent-diffusion": (_velocity_loss, "Mean squared error of the predicted velocity"),
     "token-transformer": (_token_loss, "Cross-entropy of the hidden tokens"),
 }
-MEASURES = {"vqgan": _vqgan, "upscaler": _upscaler, "latent-diffusion": _drawer, "token-transformer": _drawer}
+DRAWING = ("few-step-diffusion", "latent-diffusion", "token-transformer")
+MEASURES = {"vqgan": _vqgan, "upscaler": _upscaler} | dict.fromkeys(DRAWING, _drawer)
 
 
 def _labelled(rows, labels, path, columns):
-    """Rows of pictures with their words above them, in `columns` side by side, as one PNG."""
+    """Rows of pictures with their words above them, in `columns` side by side, as one WebP."""
     strips = []
     for row, label in zip(rows, labels, strict=True):
         strip = pictures.grid(row, len(row))
@@ -303,4 +307,4 @@ def _labelled(rows, labels, path, columns):
         strips.append(sheet)
     blank = Image.new("RGB", strips[0].size, "white")
     strips += [blank] * (-len(strips) % columns)
-    pictures.grid(strips, columns).quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    pictures.grid(strips, columns).save(path, quality=75, method=6)

@@ -1,8 +1,12 @@
 """The recipes as run, one table a trainer; a preset is what `train --preset` names."""
 
+from dataclasses import replace
+
+from engines.diffusion.few_steps import FewStepConfig
 from engines.diffusion.unet import UNetConfig
 from engines.training.clip import CLIPRecipe
 from engines.training.diffusion import DiffusionRecipe
+from engines.training.few_steps import FewStepRecipe
 from engines.training.tokens import TokenRecipe
 from engines.training.upscaler import UpscalerRecipe
 from engines.training.vqgan import VQGANRecipe
@@ -15,15 +19,18 @@ DIGITS_F4 = AutoencoderConfig(
     ch=32, ch_mult=(1, 2), num_res_blocks=1, attention_levels=(), z_channels=4, embed_dim=4, patch=2, norm_groups=8
 )
 
+ICONS = VQGANRecipe(
+    ICONS_F8,
+    CodebookConfig(4096, l2_normalised=True, ema_decay=0.99),
+    batch=16,
+    rate=5e-4,
+    adversarial_start=3000,
+    photo_share=0.2,
+)
+
 VQGAN = {
-    "icons": VQGANRecipe(
-        ICONS_F8,
-        CodebookConfig(4096, l2_normalised=True, ema_decay=0.99),
-        batch=16,
-        rate=5e-4,
-        adversarial_start=3000,
-        photo_share=0.2,
-    ),
+    "icons": ICONS,
+    "icons-decoder": replace(ICONS, decoder_only=True, rate=4e-4, adversarial_start=1000, photo_share=0.4),
     "digits": VQGANRecipe(
         DIGITS_F4,
         CodebookConfig(128, l2_normalised=True, ema_decay=0.99),
@@ -51,6 +58,8 @@ DIFFUSION = {
         )
     ),
 }
+
+FEW_STEPS = {"icons": FewStepRecipe(few_steps=FewStepConfig())}
 
 UPSCALER = {"icons": UpscalerRecipe()}
 

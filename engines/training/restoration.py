@@ -60,7 +60,7 @@ def measure(model, examples, size, out, say=print):
                 for who, values in measured.items()
             }
         across = len(painters) + 3
-        pictures.grid(sheet, across).save(out / f"restored-{name}.webp", quality=90)  # photographs are large as PNG
+        pictures.grid(sheet, across).save(out / f"restored-{name}.webp", quality=75, method=6)  # large as PNG
     return figures
 
 

@@ -4,12 +4,14 @@ import dataclasses
 from pathlib import Path
 
 from engines import catalog
+from engines.diffusion.latent import LatentDiffusion
 from engines.engine import Engine
 from engines.errors import BadRequest, unknown
-from engines.runtime import choose_device
+from engines.runtime import PRECISIONS, choose_device
 from engines.training import data, loop, presets
 from engines.training.clip import CLIPTrainer
 from engines.training.diffusion import DiffusionTrainer
+from engines.training.few_steps import FewStepTrainer
 from engines.training.tokens import TokenTrainer
 from engines.training.upscaler import UpscalerTrainer
 from engines.training.vqgan import VQGANTrainer
@@ -19,13 +21,15 @@ PRESETS = {
     "text": presets.TEXT,
     "tokens": presets.TOKENS,
     "diffusion": presets.DIFFUSION,
+    "few-steps": presets.FEW_STEPS,
     "upscaler": presets.UPSCALER,
 }
 TAKES = {
-    "vqgan": ("lpips",),
+    "vqgan": ("lpips", "start"),
     "text": ("first_stage",),
     "tokens": ("first_stage", "text", "start"),
     "diffusion": ("first_stage", "text", "start"),
+    "few-steps": ("start",),
     "upscaler": ("start",),
 }
 SPELLED = {"first_stage": "first-stage", "start": "from"}
@@ -35,14 +39,14 @@ READERS = ("clip", *(family for _, family in DRAWERS.values()))  # families with
 
 def train(
     kind, folder, out, *, preset="icons", steps=None, minutes=None, resume=False, first_stage="", text="",
-    start="", lpips="", licence="", command="", home=None, device="auto", report=None,
+    start="", lpips="", licence="", command="", home=None, device="auto", precision="auto", report=None,
 ):  # fmt: skip
     """Train a model of `kind`, a key of PRESETS, on the pictures in `folder`; returns the steps done.
 
     `first_stage` names the VQGAN whose latents or tokens the others learn, `text` the model whose text
     encoder a model that draws begins with, a CLIP or another that draws, `start` the model to go on from.
-    `lpips` is the path of LPIPS weights for a VQGAN's perceptual loss. `licence` and `command` go into the
-    card. The rest is that of `loop.train`.
+    `lpips` is the path of LPIPS weights for a VQGAN's perceptual loss. `precision` is that of `runtime.autocast`.
+    `licence` and `command` go into the card. The rest is that of `loop.train`.
     """
     if kind not in PRESETS:
         raise unknown("training", kind, PRESETS)
@@ -51,6 +55,8 @@ def train(
     given = {"first_stage": first_stage, "text": text, "start": start, "lpips": lpips}
     for name in (name for name, value in given.items() if value and name not in TAKES[kind]):
         raise BadRequest(f"“train {kind}” has no use for --{SPELLED.get(name, name)}; leave it out.")
+    if precision not in PRECISIONS:
+        raise unknown("precision", precision, PRECISIONS)
     if start and first_stage:
         raise BadRequest("The model to go on from brings its own first stage; leave --first-stage out.")
     loop.check(out, steps=steps, minutes=minutes, resume=resume)
@@ -67,10 +73,16 @@ def train(
         "command": command,
     }
     if kind == "vqgan":
-        trainer = VQGANTrainer(dataclasses.replace(recipe, lpips=lpips), examples, device, card)
+        begun = _load(engine, start, "reconstruct", ("vqgan",)) if start else None
+        trainer = VQGANTrainer(dataclasses.replace(recipe, lpips=lpips), examples, device, card, begun)
     elif kind == "upscaler":
         begun = _load(engine, start, "upscale") if start else None
         trainer = UpscalerTrainer(recipe, examples, device, card, begun)
+    elif kind == "few-steps":
+        if not start:
+            raise BadRequest("What shall draw in few steps? Name a latent diffusion model with --from.")
+        base = _load(engine, start, "generate", (LatentDiffusion.family,))
+        trainer = FewStepTrainer(recipe, examples, base, device, card, report)
     elif kind == "text":
         trainer = CLIPTrainer(recipe, examples, _load(engine, first_stage, "reconstruct"), device, card, report)
     else:
@@ -80,6 +92,7 @@ def train(
         autoencoder = begun.first_stage if begun else _load(engine, first_stage, "reconstruct", needed)
         words = _load(engine, text, None, READERS) if text else None
         trainer = drawer(recipe, examples, autoencoder, device, card, begun, words, report)
+    trainer.precision = precision
     return loop.train(trainer, out, steps=steps, minutes=minutes, resume=resume, report=report)
 
 

@@ -111,7 +111,7 @@ class TokenTrainer(DrawingTrainer):
         tokens = torch.stack([row.encoded for row in rows]).to(self.device)
         hidden = decoding.hide(places, times).view_as(tokens).to(self.device)
         transformer = self.model.transformer
-        with autocast(self.device):
+        with autocast(self.device, self.precision):
             features = transformer.features(tokens, hidden, **self.model.words(captions))
             logits = transformer.logits(features[hidden.flatten(1)])
         return logits.float(), tokens[hidden]

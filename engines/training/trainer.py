@@ -15,6 +15,7 @@ class Trainer:
     """
 
     model = None
+    precision = "auto"  # one of runtime.PRECISIONS
     betas = (0.9, 0.99)
     weight_decay = 0.01
 

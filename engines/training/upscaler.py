@@ -87,7 +87,7 @@ class UpscalerTrainer(Trainer):
         at = t.view(-1, 1, 1, 1)
         noisy = (1 - at) * residual + at * torch.randn(residual.shape).to(self.device)
         noisy[:told] = 0
-        with autocast(self.device):
+        with autocast(self.device, self.precision):
             found = self.model(small, noisy, t, wear, scale)
         errors = (found.float() - residual).square().mean((1, 2, 3))
         loss = errors.mean()

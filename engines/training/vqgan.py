@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from engines import metrics, tensors
 from engines.checkpoints import models
-from engines.errors import unknown
+from engines.errors import BadRequest, unknown
 from engines.pictures import grid
 from engines.runtime import autocast
 from engines.training import data, losses
@@ -38,6 +38,7 @@ class VQGANRecipe:
     adversarial_weight: float = 0.1
     adversarial_start: int = 2000  # steps before the discriminator joins
     diversity_weight: float = 0.0  # of the mode-seeking term; for decoders that vary with their noise
+    decoder_only: bool = False  # the codes stay as they are, and with them all models that draw in their latents
     photo_share: float = 0.3  # of a batch, where the folder has both icons and photographs
     ema_decay: float = 0.999
     seed: int = 0
@@ -48,9 +49,16 @@ class VQGANRecipe:
 
 
 class VQGANTrainer:
-    """Learns the pictures that are not held out; raises `BadRequest` if all of them are."""
+    """Learns the pictures that are not held out, from a new VQGAN or from `start`.
 
-    def __init__(self, recipe, examples, device="cpu", card=None):
+    Raises `BadRequest` if all of them are held out, and for a recipe of a decoder alone without codes to decode.
+    """
+
+    precision = "auto"  # one of runtime.PRECISIONS
+
+    def __init__(self, recipe, examples, device="cpu", card=None, start=None):
+        if recipe.decoder_only and start is None:
+            raise BadRequest("A decoder alone learns the codes of a trained VQGAN: name that one with --from.")
         torch.manual_seed(recipe.seed)
         self.recipe, self.device, self.card = recipe, torch.device(device), card or {}
         self.batch = recipe.batch
@@ -58,7 +66,11 @@ class VQGANTrainer:
         self.icons = [example for example in kept if example.pixels.shape[2] == 4]
         self.photos = [example for example in kept if example.pixels.shape[2] == 3]
         self.shown = [example for example in examples if example.held_out][:: max(1, len(examples) // 80)][:8]
-        self.model = VQGAN(recipe.autoencoder, recipe.codebook).to(self.device)
+        self.model = (start or VQGAN(recipe.autoencoder, recipe.codebook)).to(self.device)
+        if recipe.decoder_only:
+            self.model.requires_grad_(False)
+            for part in (self.model.post_quant_conv, self.model.decoder):
+                part.requires_grad_(True)
         self.discriminator = PatchDiscriminator(
             recipe.autoencoder.in_channels, recipe.discriminator_ch, recipe.discriminator_layers
         ).to(self.device)
@@ -88,11 +100,12 @@ class VQGANTrainer:
             for group in optimizer.param_groups:
                 group["lr"] = rate * rate_share
         self.model.train()
+        self.model.quantize.train(not recipe.decoder_only)  # an EMA codebook learns in training mode
         x = self.pictures(index)
-        with autocast(self.device):
+        with autocast(self.device, self.precision):
             latents = self.model.encode(x)
         quantized = self.model.quantize(latents.float())
-        with autocast(self.device):
+        with autocast(self.device, self.precision):
             y = self.model.decode_codes(quantized.codes)
         y = y.float()
         pixel = F.l1_loss(y, x)

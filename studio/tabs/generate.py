@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import gradio as gr
 
 from engines.additions import reading
-from engines.catalog import catalog, tokenizer
+from engines.catalog import catalog, find, tokenizer
 from engines.errors import BadCheckpoint, BadRequest
-from engines.requests import SUITED, Drawn, GenerateRequest, RefineRequest, choose
+from engines.requests import SETTINGS, SUITED, Drawn, GenerateRequest, RefineRequest, choose
 from engines.text.prompt import readings
 from studio import gallery, images, wildcards
 from studio.jobs import FINAL
@@ -33,14 +33,14 @@ from studio.texts import say, t
 
 EXAMPLES = ("cat face, flat", "bus, 3d", "red heart, glossy", "man mage, 3d", "苹果，卡通", "太阳，立体")
 FORESEEN = ("prompt", "model", "style", "count", "steps", "width", "height", "cfg_scale", "sampler")
-SETTINGS = tuple(next(iter(SUITED.values())))  # that suit a family of models
+WAYS = {"token-transformer": "tokens", "taming-transformer": "rows", "few-step-diffusion": "jumps"}
 SHOWN = 12  # pictures on the page when it opens
 COLUMNS = {1: 1, 2: 4, 3: 9, 4: 16}  # of the gallery, and the most pictures for which they do
 
 
 def draw(studio):
     """Draw the tab; returns its parts, the fields of the request under `fields`."""
-    fields = {}
+    fields, suits = {}, SUITED[find("", "generate", studio.home).family]
 
     def add(name, **options):
         fields[name] = control(GenerateRequest, name, "generate", **options)
@@ -89,8 +89,8 @@ def draw(studio):
                 add("negative")
                 with gr.Row():
                     add("count")
-                    add("steps")
-                add("cfg_scale")
+                    add("steps", value=suits["steps"])
+                add("cfg_scale", value=suits["cfg_scale"])
                 noise_only = gr.Checkbox(
                     label=t("noise_only"), info=t("noise_only.help"), elem_id="generate-noise-only"
                 )
@@ -105,8 +105,8 @@ def draw(studio):
                 fields["model"] = model_control(studio.home, "generate", "model.help")
                 way = _way(studio, fields["model"].value)
                 by_tokens = way in ("tokens", "rows")
-                add("sampler", visible=not by_tokens)
-                add("scheduler", visible=not by_tokens)
+                add("sampler", visible=way == "noise")
+                add("scheduler", visible=way == "noise")
                 fields["vae"] = autoencoder_control(studio.home, "generate", fields["model"].value)
             with gr.Accordion(t("from_picture"), open=False) as from_picture:
                 gr.Markdown(t("source.help"), elem_classes="hint")
@@ -115,7 +115,7 @@ def draw(studio):
             with gr.Accordion(t("variation"), open=False):
                 add("variation_seed")
                 add("variation_strength")
-            with gr.Accordion(t("guidance_more"), open=False, visible=not by_tokens) as guidance_more:
+            with gr.Accordion(t("guidance_more"), open=False, visible=way == "noise") as guidance_more:
                 add("cfg_rescale")
                 add("cfg_start")
                 add("cfg_end")
@@ -176,13 +176,14 @@ def wire(studio, parts, parts_of, tabs, demo):
     suggested = [*SETTINGS, "width", "height"]
 
     def suit(model):
-        # a model by tokens has no noise to fall, and a denoiser no codes to guess; row by row the order is given
+        # a model by tokens has no noise to fall, and a denoiser no codes to guess; row by row the order is given, and
+        # in few steps the path
         way = _way(studio, model)
         by_tokens = way in ("tokens", "rows")
         return {
-            parts.fields["sampler"]: gr.Dropdown(visible=not by_tokens),
-            parts.fields["scheduler"]: gr.Dropdown(visible=not by_tokens),
-            parts.guidance_more: gr.Accordion(visible=not by_tokens),
+            parts.fields["sampler"]: gr.Dropdown(visible=way == "noise"),
+            parts.fields["scheduler"]: gr.Dropdown(visible=way == "noise"),
+            parts.guidance_more: gr.Accordion(visible=way == "noise"),
             parts.tokens_more: gr.Accordion(visible=by_tokens),
             parts.fields["order"]: gr.Dropdown(visible=way != "rows"),
             parts.fields["corrections"]: gr.Slider(visible=way != "rows"),
@@ -277,7 +278,7 @@ def wire(studio, parts, parts_of, tabs, demo):
 
     def enlarge(values, request: gr.Request):
         entry = chosen_entry(studio, values[parts.entries], values[parts.chosen], request)
-        return studio.jobs.submit(made_bigger(entry, named(parts.bigger, values)))
+        return studio.jobs.submit(made_bigger(catalog(studio.home), entry, named(parts.bigger, values)))
 
     def use_settings(entries, index, request: gr.Request):
         return filled(studio, parts, chosen_entry(studio, entries, index, request).record, request)
@@ -385,13 +386,18 @@ def requested(studio, given):
     return GenerateRequest(**given)
 
 
-def made_bigger(entry, given):
-    """The `RefineRequest` of a picture of the gallery, by its own words and seed, and what is `given` of it."""
+def made_bigger(rows, entry, given):
+    """The `RefineRequest` of a picture of the gallery, by its own words and seed, and what is `given` of it.
+
+    A model of another family than that which drew it, by the `rows` of the catalog, goes by what suits it.
+    """
     made = gallery.request_of(entry.record)
     own = {"cfg_scale": 1.0}
     if isinstance(made, GenerateRequest):
         own = {item.name: getattr(made, item.name) for item in dataclasses.fields(Drawn) if item.name != "count"}
         own["vae"] = made.vae if given["model"] == made.model else ""  # another model may draw on other latents
+        drew, draws = (name in rows and rows[name].family for name in (made.model, given["model"]))
+        own |= SUITED[draws] if draws in SUITED and draws != drew else {}
     return RefineRequest(**own | given, image=images.full_bytes(entry.path))
 
 
@@ -414,7 +420,7 @@ def foreseen(studio, given, request):
     """What is known of a picture before it is drawn, as a line of HTML: tokens of the prompt, time and memory."""
     row = catalog(studio.home).get(given["model"])
     try:
-        reader = row and tokenizer(row)
+        reader = row and tokenizer(row, studio.home)
     except BadCheckpoint as error:  # of a vocabulary that is not here
         return _refused(error)
     if reader is None:
@@ -445,9 +451,9 @@ def _refused(error):
 
 
 def _way(studio, model):
-    # how it draws: by "tokens" all over, by those in "rows", or by "noise"
+    # how it draws: by "tokens" all over, by those in "rows", from noise in few "jumps", or by "noise"
     row = catalog(studio.home).get(model)
-    return {"token-transformer": "tokens", "taming-transformer": "rows"}.get(row and row.family, "noise")
+    return WAYS.get(row and row.family, "noise")
 
 
 def details(studio, entry, request):
@@ -465,7 +471,7 @@ def details(studio, entry, request):
         made.style and say(request, f"style.{made.style}"),
         say(request, "caption", seed=made.seed),
         f"{made.width} × {made.height}" if isinstance(made, GenerateRequest) else f"× {made.scale:g}",
-        way in how and say(request, "steps_taken", steps=made.steps),
+        way != "rows" and say(request, "steps_taken", steps=made.steps),
         known and way in how and say(request, how[way]).split(":")[0].split("：")[0],
     ]
     words = html.escape(made.prompt or say(request, "without_words"))

@@ -148,8 +148,8 @@ def _facts(row, shared, request):
         facts.append(("models.in_prompt", NAMED[row.family].format(row.id)))
     if row.path and not shared:
         facts.append(("models.path", str(row.path)))
-    if row.first_stage:
-        facts.append(("models.first_stage", row.first_stage["name"]))
+    if other := row.first_stage or row.base:
+        facts.append(("models.drawn_with", other["name"]))
     cells = "".join(f"<dt>{say(request, key)}</dt><dd>{html.escape(value)}</dd>" for key, value in facts)
     return f'<dl class="facts">{cells}</dl>'
 

@@ -76,15 +76,15 @@ def test_find_says_what_there_is(home):
 def test_the_autoencoder_of_a_model_is_found_beside_it_or_by_its_name(home, tmp_path):
     painter = catalog.find("painter", home=home)
     beside = home / "models" / "painter" / "mirror.safetensors"
-    assert catalog.first_stage(painter).path == beside
+    assert catalog.drawn_with(painter).path == beside
     beside.rename(home / "models" / "mirror.safetensors")
-    assert catalog.first_stage(painter, home).path == home / "models" / "mirror.safetensors"
+    assert catalog.drawn_with(painter, home).path == home / "models" / "mirror.safetensors"
     (home / "models" / "mirror").mkdir()
     (home / "models" / "mirror.safetensors").rename(home / "models" / "mirror" / "model.safetensors")
-    assert catalog.first_stage(painter).path == home / "models" / "mirror" / "model.safetensors"
+    assert catalog.drawn_with(painter).path == home / "models" / "mirror" / "model.safetensors"
     (home / "models" / "mirror" / "model.safetensors").unlink()
     with pytest.raises(BadCheckpoint, match="“mirror”, which is not here; put that file.*as mirror.safetensors"):
-        catalog.first_stage(painter, home)
+        catalog.drawn_with(painter, home)
 
 
 def test_a_namesake_of_another_content_is_passed_over(home):
@@ -92,17 +92,17 @@ def test_a_namesake_of_another_content_is_passed_over(home):
     beside = home / "models" / "painter" / "mirror.safetensors"
     beside.rename(home / "models" / "mirror.safetensors")
     models.save(beside, tiny.vqgan(1), {})
-    assert catalog.first_stage(painter, home).path == home / "models" / "mirror.safetensors"
+    assert catalog.drawn_with(painter, home).path == home / "models" / "mirror.safetensors"
     (home / "models" / "mirror.safetensors").unlink()
     with pytest.raises(BadCheckpoint, match="is not the one that is here: its SHA-256 begins with"):
-        catalog.first_stage(painter, home)
+        catalog.drawn_with(painter, home)
 
 
 def test_a_model_that_names_itself_as_its_autoencoder_is_refused(home):
     path = home / "models" / "painter" / "model.safetensors"
     header = files.read_header(path)[1]
     files.save(path, load_file(path), header | {"first_stage": header["first_stage"] | {"name": "painter"}})
-    with pytest.raises(BadCheckpoint, match="“painter” draws with the autoencoder “painter”"):
+    with pytest.raises(BadCheckpoint, match="“painter” draws with “painter”"):
         Engine(home).load(catalog.find("painter", home=home))
 
 

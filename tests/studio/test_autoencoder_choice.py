@@ -45,7 +45,8 @@ def test_another_model_draws_with_its_own(home):
     path = home / "drawn.png"
     tiny.picture(32, 32).save(path)
     entry = SimpleNamespace(record={"request": json.loads(requests.to_json(made))}, path=path)
-    bigger = {name: generate.made_bigger(entry, {"model": name, "upscaler": "", "scale": 2.0}).vae for name in rows}
+    more = {"upscaler": "", "scale": 2.0}
+    bigger = {name: generate.made_bigger(rows, entry, more | {"model": name}).vae for name in rows}
     assert bigger["sd"] == "tiny" and {bigger[name] for name in rows if name != "sd"} == {""}
 
 

@@ -31,7 +31,7 @@ def test_a_model_draws_with_the_autoencoder_that_it_names_and_with_no_other(buil
     assert not any(name.startswith("first_stage") for name in tensors)
     assert metadata["first_stage"] == {"name": "mirror", "sha256": tiny.vqgan().sha256}
     for other in (None, tiny.vqgan(1)):
-        with pytest.raises(BadCheckpoint, match="draws with the autoencoder “mirror”, whose SHA-256 begins with 0000"):
+        with pytest.raises(BadCheckpoint, match="draws with “mirror”, whose SHA-256 begins with 0000"):
             models.load(path, other)
 
 
@@ -40,8 +40,24 @@ def test_a_file_that_names_no_autoencoder_is_refused(tmp_path):
     models.save(path, tiny.latent_diffusion(), {})
     metadata = files.read_header(path)[1]
     files.save(path, load_file(path), {name: value for name, value in metadata.items() if name != "first_stage"})
-    with pytest.raises(BadCheckpoint, match="does not say which autoencoder"):
+    with pytest.raises(BadCheckpoint, match="does not say which model it draws with"):
         models.load(path, tiny.vqgan())
+
+
+def test_what_makes_a_model_quicker_is_kept_beside_it(tmp_path):
+    quicker, path = tiny.few_steps(), tmp_path / "quick.safetensors"
+    models.save(path, quicker, {})
+    tensors, metadata = files.read_header(path)
+    assert metadata["base"] == {"name": "walker", "sha256": quicker.base.sha256}
+    assert not any(name.startswith("base.") for name in tensors)
+    model = models.load(path, quicker.base)
+    assert (model.family, model.name, model.few_steps) == ("few-step-diffusion", "quick", quicker.config)
+    for name, value in quicker.weights().items():
+        torch.testing.assert_close(model.unet.state_dict()[name], value, rtol=2e-3, atol=2e-3)
+    assert model.text is quicker.base.text and model.first_stage is quicker.base.first_stage
+    quicker.base.sha256 = f"{2:064x}"
+    with pytest.raises(BadCheckpoint, match="draws with “walker”, whose SHA-256 begins with 0000"):
+        models.load(path, quicker.base)
 
 
 def test_own_weights_are_taken_whole_or_not_at_all():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from engines.diffusion.unet import UNet, UNetConfig, timestep_embedding
+from engines.diffusion.unet import UNet, UNetConfig, guidance_embedding, timestep_embedding
 from engines.errors import BadRequest
 from tests.peers import published_key, randomise
 
@@ -29,6 +29,10 @@ CASES = {
         UNetConfig(in_channels=4, **TINY, adm_dim=12),
         dict(in_channels=4, attention_head_dim=4, class_embed_type="projection",
              projection_class_embeddings_input_dim=12),
+    ),
+    "guidance": (
+        UNetConfig(in_channels=4, **TINY, guidance_dim=16),
+        dict(in_channels=4, attention_head_dim=4, time_cond_proj_dim=16),
     ),
     "three_levels_fewer_groups": (
         UNetConfig(in_channels=4, **TINY | {"ch": 48, "ch_mult": (1, 2, 3), "attention_levels": (1, 2)},
@@ -65,7 +69,7 @@ def inputs(config, batch=3, size=(8, 16)):
         timesteps=torch.tensor([0.0, 421.5, 999.0])[:batch],
         context=draw(batch, 5, config.context_dim),
         vector=draw(batch, config.adm_dim) if config.adm_dim else None,
-    )
+    ) | ({"guidance": torch.tensor([1.0, 2.5, 7.5])[:batch]} if config.guidance_dim else {})
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -74,9 +78,10 @@ def test_equals_diffusers_on_the_same_weights(name):
     theirs, ours = peer(changes), UNet(config).eval()
     ours.load_state_dict({published_key(key, config): value for key, value in theirs.state_dict().items()})
     given = inputs(config)
+    told = guidance_embedding(given["guidance"], config.guidance_dim) if config.guidance_dim else None
     with torch.no_grad():
         expected = theirs(
-            given["x"], given["timesteps"], given["context"], class_labels=given["vector"]
+            given["x"], given["timesteps"], given["context"], class_labels=given["vector"], timestep_cond=told
         ).sample
         found = ours(**given)
     assert expected.std() > 0.1

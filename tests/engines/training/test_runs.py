@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from engines.checkpoints import models
 from engines.errors import Cancelled
@@ -15,6 +16,7 @@ TRAINERS = {
     "text": tiny.clip_trainer,
     "diffusion": tiny.diffusion_trainer,
     "tokens": lambda **options: tiny.token_trainer(DROPPING, **options),
+    "few steps": tiny.few_step_trainer,
 }
 
 
@@ -48,6 +50,7 @@ def test_a_killed_run_resumes_to_the_same_weights(make, tmp_path):
 def test_the_exported_model_is_the_average(make, tmp_path):
     trainer = make(card={"licence": "MIT"})
     loop.train(trainer, tmp_path, steps=3)
-    model = models.load(tmp_path / "model.safetensors", getattr(trainer.model, "first_stage", None))
+    written = load_file(tmp_path / "model.safetensors")
+    assert written.keys() == models.own_weights(trainer.model).keys()
     for name, value in trainer.average.values.items():
-        assert torch.equal(model.state_dict()[name], value.half().float())
+        assert torch.equal(written[name], value.half()), name

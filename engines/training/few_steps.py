@@ -1,0 +1,154 @@
+"""Distilling latent diffusion: a model that walked from noise to a picture learns to jump (Heek et al., 2024)."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch.func import functional_call
+
+from engines import tensors
+from engines.diffusion import samplers, schedules
+from engines.diffusion.denoisers import DENOISERS
+from engines.diffusion.few_steps import FewStepConfig, FewSteps
+from engines.diffusion.unet import UNet
+from engines.errors import BadRequest
+from engines.pictures import grid
+from engines.runtime import autocast
+from engines.training.captioned import CaptionedRecipe, shown_captions
+from engines.training.drawing import EVERY_HELD_OUT
+from engines.training.loop import fingerprint
+from engines.training.trainer import CaptionedTrainer
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewStepRecipe(CaptionedRecipe):
+    """All that a run depends on besides its pictures and the model that it distils."""
+
+    few_steps: FewStepConfig
+    batch: int = 32
+    rate: float = 1e-3  # peak learning rate
+    walk: int = 8  # steps of the teacher in a stretch
+    at_start: float = 0.3  # share of the rows that stand where a stretch begins, as all do in drawing
+    huber: float = 0.03  # errors of a row above it count by their size, those below by their square
+    caption_dropout: float = 0.02  # what it draws without words
+    ema_decay: float = 0.998
+
+
+class FewStepTrainer(CaptionedTrainer):
+    """What a `LatentDiffusion`, `base`, does step by step with guidance is learned as one jump a stretch."""
+
+    weight_decay = 0.0
+
+    def __init__(self, recipe, examples, base, device="cpu", card=None, report=None):
+        if not recipe.size == recipe.few_steps.size == base.size:
+            raise BadRequest(f"“{base.name}” draws pictures of {base.size} pixels, the recipe is for {recipe.size}.")
+        super().__init__(recipe, examples, base.first_stage, device, card, report)
+        self.base = base.to(self.device)
+        self.model = FewSteps(recipe.few_steps, base).to(self.device)
+        self.net = UNet(self.model.shape.unet).to(self.device)  # its weights are given at each call
+        self.pictures.normalise(base.config.latent_mean, base.config.latent_std)
+        with torch.no_grad():
+            self.around = {"concat": base.nothing_around(1, recipe.size, recipe.size)} if base.inpaints else {}
+            self.nothing = base.words([""])
+        self.edges = schedules.sgm_uniform(base.noise, recipe.few_steps.steps).to(self.device)
+        self.begin()
+
+    def step(self, index, rate_share):
+        rows, captions, _ = self.pictures.draw(index)
+        loss = self.loss(rows, captions, tensors.generator(index))
+        self.learn(loss, index, rate_share)
+        row = {"loss": loss.item()}
+        if self.pictures.held_out and (index + 1) % EVERY_HELD_OUT == 0:
+            row["held-out loss"] = self.held_out_loss()
+        return row
+
+    def loss(self, rows, captions, generator):
+        """How far the jumps of a batch are from a step of the teacher and a jump from there, a scalar.
+
+        In the frame of the samplers, `x = x0 + sigma n`; errors count as those of the net's raw output.
+        """
+        count, recipe = len(rows), self.recipe
+        x0 = torch.stack([row.encoded for row in rows]).to(self.device)
+        n = torch.randn(x0.shape, generator=generator).to(self.device)
+        scale = self._scales(count, generator)
+        sigma, lower, end = self._levels(count, generator)
+        x = x0 + sigma * n
+        with autocast(self.device, self.precision):
+            with torch.no_grad():
+                words = self.base.words(captions) | self._around(count)
+                walked = _step(x, self._guided(x, sigma, scale, words), sigma, lower)
+                # at the end of the stretch there is nothing left to jump
+                onward = lower > end
+                there = torch.where(onward, lower, sigma)
+                jumped = _step(walked, self._jump(walked, there, scale, words), there, end)
+                aim = torch.where(onward, jumped, walked)
+                wanted = x - sigma * (aim - x) / (end - sigma)  # the picture without noise that leads there
+            found = self._jump(x, sigma, scale, words)
+        c_out = self._denoiser(None).scalings(sigma.flatten())[1]
+        error = ((found - wanted) / c_out.view(-1, 1, 1, 1)).square().mean((1, 2, 3))
+        return ((error + recipe.huber**2).sqrt() - recipe.huber).mean()
+
+    def _scales(self, count, generator):
+        low, high = self.recipe.few_steps.scales
+        return (low + (high - low) * torch.rand(count, generator=generator)).to(self.device)
+
+    def _levels(self, count, generator):
+        """Noise of the rows, after a step of the teacher, and at the end of the stretch, `(count, 1, 1, 1)` each."""
+        noise, recipe = self.base.noise, self.recipe
+        stretch = torch.randint(recipe.few_steps.steps, (count,), generator=generator).to(self.device)
+        first, last = (noise.t(self.edges[stretch + i].clamp(min=1e-9)) for i in range(2))
+        share = torch.rand(count, generator=generator).to(self.device)
+        stays = torch.rand(count, generator=generator).to(self.device) < recipe.at_start
+        at = torch.where(stays, first, first + (last - first) * share)
+        after = torch.maximum(at - (first - last) / recipe.walk, last)
+        end = self.edges[stretch + 1]
+        lower = torch.where(after > last, noise.sigma(after), end)
+        return [level.view(-1, 1, 1, 1) for level in (noise.sigma(at), lower, end)]
+
+    def _around(self, count):
+        return {name: value.expand(count, -1, -1, -1) for name, value in self.around.items()}
+
+    def _guided(self, x, sigma, scale, words):
+        # the teacher's picture without noise, with and without words
+        nothing = {name: value.expand_as(words[name]) for name, value in (self.nothing | self.around).items()}
+        both = {name: torch.cat([words[name], nothing[name]]) for name in words}
+        model = self.base.denoiser()
+        wanted, unwanted = model(torch.cat([x, x]), torch.cat([sigma, sigma]).flatten(), **both).chunk(2)
+        return unwanted + scale.view(-1, 1, 1, 1) * (wanted - unwanted)
+
+    def _denoiser(self, weights):
+        def net(x, t, **told):
+            return functional_call(self.net, weights, (x, t), told)
+
+        return DENOISERS[self.base.config.prediction](net, self.base.noise)
+
+    def _jump(self, x, sigma, scale, words):
+        return self._denoiser(self.model.weights())(x, sigma.flatten(), guidance=scale, **words)
+
+    @torch.no_grad()
+    def held_out_loss(self):
+        """The loss of the averaged weights on held-out pictures; the same for the same weights."""
+        rows = self.pictures.held_out
+        with self.average.swapped():
+            return self.loss(rows, [row.caption() for row in rows], tensors.generator(0)).item()
+
+    @torch.no_grad()
+    def samples(self):
+        """Eight pictures of fixed words by the averaged weights."""
+        captions = shown_captions()
+        with self.average.swapped():
+            model = self.model.drawing()
+        x = tensors.noise(range(len(captions)), self.pictures.rows[0].encoded.shape).to(self.device)
+        told = model.words(captions) | self._around(len(captions))
+        told["guidance"] = torch.full((len(captions),), sum(self.recipe.few_steps.scales) / 2, device=self.device)
+        x = samplers.sample_euler(partial(model.denoiser(), **told), self.edges[0] * x, self.edges)
+        return grid(tensors.to_images(model.decode(x)), 4)
+
+    def fingerprint(self):
+        """What a run must keep to be continued: the model that it distils, and what is added to it."""
+        return fingerprint(self.model.config, self.base.sha256)
+
+
+def _step(x, denoised, sigma, lower):
+    # Euler's, along the line from x to the picture without noise
+    return x + (lower - sigma) * (x - denoised) / sigma

@@ -1,0 +1,78 @@
+"""Distilling latent diffusion: jumps come to where the walk of the teacher ends."""
+
+import dataclasses
+from functools import partial
+
+import pytest
+import torch
+
+from engines import tensors
+from engines.diffusion import guidance, samplers, schedules
+from engines.errors import BadRequest
+from tests import tiny
+
+SCALE = 3.0
+
+
+def ends(trainer, count=6):
+    """Where the teacher's walk of many steps ends, with guidance, and where the jumps do, from the same noise."""
+    base, model = trainer.base, trainer.model.drawing()
+    noise = tensors.noise(range(count), (4, 8, 8))
+    around = {"concat": base.nothing_around(count, 32, 32)}
+    told, nothing = base.words(["red disc 1"] * count) | around, base.words([""] * count) | around
+    found = []
+    for net, steps in (
+        (guidance.guided(base.denoiser(), told, nothing, SCALE), 64),
+        (partial(model.denoiser(), **told, guidance=torch.full((count,), SCALE)), 4),
+    ):
+        sigmas = schedules.sgm_uniform(base.noise, steps)
+        found.append(samplers.sample_euler(net, sigmas[0] * noise, sigmas))
+    return found
+
+
+def test_jumps_learn_to_end_where_the_walk_does():
+    recipe = dataclasses.replace(tiny.FEW_STEP_RECIPE, batch=16, rate=1e-2, ema_decay=0.9)
+    trainer = tiny.few_step_trainer(recipe)
+    walked, jumped = ends(trainer)
+    before = (walked - jumped).norm()
+    for index in range(150):
+        trainer.step(index, 1 - index / 150)
+    walked, jumped = ends(trainer)
+    assert (walked - jumped).norm() < 0.5 * before
+
+
+def test_nothing_is_to_be_learned_where_the_path_is_straight(monkeypatch):
+    """A teacher that always sees the same picture walks straight: jumps to the same picture have no loss."""
+    trainer = tiny.few_step_trainer()
+    picture = torch.randn(1, 4, 8, 8)
+    monkeypatch.setattr(trainer, "_guided", lambda x, sigma, scale, words: picture.expand_as(x))
+    monkeypatch.setattr(trainer, "_jump", lambda x, sigma, scale, words: picture.expand_as(x))
+    rows, captions, _ = trainer.pictures.draw(0)
+    assert trainer.loss(rows, captions, tensors.generator(0)) < 1e-5
+    monkeypatch.setattr(trainer, "_jump", lambda x, sigma, scale, words: picture.expand_as(x) + 0.5)
+    assert trainer.loss(rows, captions, tensors.generator(0)) > 0.01
+
+
+def test_every_row_steps_inside_its_stretch():
+    trainer = tiny.few_step_trainer()
+    sigma, lower, end = (level.flatten() for level in trainer._levels(400, tensors.generator(0)))
+    edges = trainer.edges
+    starts = torch.stack([edges[:-1][edges[1:] == last][0] for last in end])
+    assert (end <= lower).all() and (lower < sigma).all() and (sigma <= starts * (1 + 1e-5)).all()
+    share = torch.isclose(sigma, starts).float().mean()
+    assert abs(share - trainer.recipe.at_start) < 0.1
+    assert {round(float(last), 3) for last in end} == {round(float(last), 3) for last in edges[1:]}
+
+
+def test_the_teacher_stays_as_it_is():
+    trainer = tiny.few_step_trainer()
+    before = {name: value.clone() for name, value in trainer.base.state_dict().items()}
+    for index in range(3):
+        trainer.step(index, 1.0)
+    assert all(torch.equal(value, before[name]) for name, value in trainer.base.state_dict().items())
+    assert all(parameter.any() for parameter in trainer.model.up.values())
+
+
+def test_a_model_of_another_size_is_refused():
+    with pytest.raises(BadRequest, match="“walker” draws pictures of 32 pixels, the recipe is for 64"):
+        tiny.few_step_trainer(dataclasses.replace(tiny.FEW_STEP_RECIPE, size=64))
