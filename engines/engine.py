@@ -7,10 +7,12 @@ import json
 
 import torch
 
-from engines import additions, catalog, classical, pipelines, requests
+from engines import additions, catalog, classical, requests
 from engines.checkpoints import files, models
 from engines.diffusion.latent import LatentDiffusion
 from engines.errors import AtelierError
+from engines.pipelines import folders
+from engines.pipelines.pipeline import Pipeline
 from engines.runtime import PeakMemory, choose_device, device_name, memory_budget, precision, total_memory
 from engines.tasks.adjust import adjust
 from engines.tasks.codebook import codebook
@@ -104,8 +106,8 @@ class Engine:
         key = self._key(row)
         if key not in self._loaded:
             first_stage = self.load(catalog.first_stage(row, self.home)) if row.first_stage else None
-            if row.family == pipelines.FAMILY:
-                model = pipelines.load(row.path, precision(self.device))
+            if row.family == Pipeline.family:
+                model = folders.load(row.path, precision(self.device))
                 model.sha256 = files.sha256(row.path)
             else:
                 model = models.load(row.path, first_stage)

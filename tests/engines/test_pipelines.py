@@ -2,14 +2,20 @@
 
 import json
 
+import diffusers
 import numpy as np
 import pytest
+from diffusers import StableDiffusionImg2ImgPipeline
 
-from engines import catalog, pipelines, requests, tensors
+from engines import catalog, requests, tensors
 from engines.engine import Engine
 from engines.errors import BadCheckpoint, BadRequest, Cancelled
+from engines.pipelines import folders, schedulers
 from tests import tiny
 from tests.peers import pipeline
+
+IMAGE = tiny.picture(64, 64)
+PICTURE = tiny.png(IMAGE)
 
 
 @pytest.fixture(scope="module")
@@ -65,14 +71,29 @@ def test_a_picture_is_of_its_own_seed_in_a_batch_too(engine):
         assert np.abs(picture - drawn(engine, seed=3 + index)[0]).max() <= 2
 
 
-@pytest.mark.parametrize("sampler", pipelines.SCHEDULERS)
+@pytest.mark.parametrize("sampler", schedulers.SCHEDULERS)
 def test_samplers_have_their_schedulers(engine, sampler):
     assert sampler in requests.SAMPLERS
     (picture,) = drawn(engine, sampler=sampler)
     assert picture.shape == (64, 64, 3)
 
 
-def test_progress_previews_and_stop(engine):
+@pytest.mark.parametrize("sampler", ["ddim", "euler_ancestral"])
+def test_from_a_picture_it_draws_what_diffusers_draws(engine, home, sampler):
+    batch = drawn(engine, image=PICTURE, strength=0.5, seed=3, count=2, sampler=sampler, negative="re")
+    peer = StableDiffusionImg2ImgPipeline.from_pretrained(home / "models" / "peer")
+    peer.scheduler = getattr(diffusers, schedulers.SCHEDULERS[sampler][0]).from_config(peer.scheduler.config)
+    for index, ours in enumerate(batch):  # each by itself there
+        (theirs,) = peer(
+            "red", IMAGE, 0.5, 4, guidance_scale=4.0, negative_prompt="re",
+            generator=tensors.generator(3 + index),
+        ).images  # fmt: skip
+        assert np.abs(ours - np.asarray(theirs).astype(int)).max() <= 2
+    assert np.abs(batch[0] - batch[1]).max() > 10
+
+
+@pytest.mark.parametrize("image, count", [(None, 6), (PICTURE, 3)])
+def test_progress_previews_and_stop(engine, image, count):
     seen = []
 
     def report(progress):
@@ -81,8 +102,9 @@ def test_progress_previews_and_stop(engine):
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        engine.run(asked(steps=6), report)
-    assert [progress.index for progress in seen] == [1, 2] and seen[0].preview.size == (64, 64)
+        engine.run(asked(steps=6, image=image), report)
+    assert [(progress.index, progress.count) for progress in seen] == [(1, count), (2, count)]
+    assert seen[0].preview.size == (64, 64)
 
 
 def test_the_record_names_the_content_of_the_folder(engine, home):
@@ -100,7 +122,11 @@ def test_the_record_names_the_content_of_the_folder(engine, home):
     ({"sampler": "lms"}, "has no lms"), ({"scheduler": "karras"}, "ddim of diffusers knows no karras"),
     ({"sampler": "euler", "scheduler": "simple"}, "knows no simple"),
     ({"sampler": "euler", "scheduler": "karras"}, None),
-    ({"image": b"x"}, "begins from noise"), ({"cfg_start": 0.5}, "has no cfg_start"), ({"width": 96}, None),
+    ({"cfg_start": 0.5}, "has no cfg_start"), ({"width": 96}, None),
+    ({"image": PICTURE, "cfg_rescale": 0.5}, "Img2ImgPipeline of diffusers has no cfg_rescale"),
+    ({"image": PICTURE, "variation_strength": 0.5}, "has no variation_strength"),
+    ({"image": PICTURE, "strength": 0.2}, "leaves nothing of 4 steps; ask for at least 5"),
+    ({"image": PICTURE, "strength": 0.2, "steps": 5, "width": 96}, None),
 ])
 def test_what_it_cannot_do_gets_a_sentence(engine, fields, words):
     if words is None:
@@ -114,4 +140,4 @@ def test_a_broken_folder_gets_a_sentence(tmp_path):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     with pytest.raises(BadCheckpoint, match="broken is no pipeline"):
-        pipelines.load(tmp_path / "broken")
+        folders.load(tmp_path / "broken")

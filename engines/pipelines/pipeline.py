@@ -1,0 +1,67 @@
+"""A pipeline of diffusers with what the engine asks of its models."""
+
+import inspect
+
+import torch
+
+FAMILY = "diffusers"
+
+
+class Pipeline:
+    """A pipeline of diffusers, `pipe`, as its folder says."""
+
+    family = FAMILY
+
+    def __init__(self, pipe):
+        self.pipe = pipe
+        self.scheduler = pipe.scheduler
+        self._others = {}
+
+    def to(self, device):
+        self.pipe.to(device)
+        return self
+
+    def state_dict(self):
+        """The weights of all nets of the pipeline, by part and name."""
+        nets = {name: part for name, part in self.pipe.components.items() if isinstance(part, torch.nn.Module)}
+        return {f"{name}.{key}": value for name, net in nets.items() for key, value in net.state_dict().items()}
+
+    @property
+    def net(self):
+        """The net that takes the noise away."""
+        return self.pipe.unet
+
+    @property
+    def precision(self):
+        """The dtype that the nets compute in."""
+        return self.net.dtype
+
+    @property
+    def size_multiple(self):
+        """Pixels that both sides of a picture must be a multiple of."""
+        return self.pipe.vae_scale_factor
+
+    def decode(self, latents):
+        """Pictures `(B, 3, H, W)` of the pipeline's latents."""
+        vae = self.pipe.vae
+        return vae.decode((latents / vae.config.scaling_factor).to(vae.dtype)).sample.float()
+
+    def of(self, task):
+        """The pipeline of diffusers that draws by the same parts for one of its automatic classes, a `task`.
+
+        None where diffusers has none.
+        """
+        import diffusers
+
+        if task not in self._others:
+            try:
+                self._others[task] = getattr(diffusers, f"AutoPipelineFor{task}").from_pipe(self.pipe)
+            except ValueError:
+                return None
+            self._others[task].set_progress_bar_config(disable=True)
+        return self._others[task]
+
+
+def takes(pipe):
+    """The names of what a pipeline can be called with."""
+    return inspect.signature(type(pipe).__call__).parameters.keys()
