@@ -29,7 +29,7 @@ TASKS = {
     "clip": (),
     "lora": (),  # named in a prompt, as is the next
     "embedding": (),
-    "diffusers": ("generate",),  # a folder of a pipeline
+    "diffusers": ("generate", "inpaint"),  # a folder of a pipeline
     "classical-inpainting": ("inpaint",),  # of OpenCV: there is no file
     "classical-upscaling": ("upscale",),
 }

@@ -1,67 +1,102 @@
 """What a request asks of a pipeline of diffusers, and the pictures that come of it."""
 
 import torch
+from PIL import Image
 
 from engines import pictures, tensors
 from engines.errors import BadRequest
 from engines.pipelines import schedulers
 from engines.pipelines.pipeline import takes
-from engines.requests import alone
+from engines.requests import InpaintRequest, alone
 from engines.text.captions import compose
 
 # what a pipeline must take where a field of a request is not as it is at first
-NEEDS = {"negative": "negative_prompt", "cfg_rescale": "guidance_rescale", "cfg_start": None, "cfg_end": None}
+NEEDS = {
+    "negative": "negative_prompt", "cfg_rescale": "guidance_rescale", "cfg_start": None, "cfg_end": None, "jumps": None,
+}  # fmt: skip
 
 
 def check(request, model):
     """Raise `BadRequest` for what a pipeline cannot be asked."""
     pipe = _pipe(request, model)
     refused = [name for name, needed in NEEDS.items() if needed not in takes(pipe)]
-    if pipe is not model.pipe:
-        refused.append("variation_strength")  # the noise is its own, from our seeds
+    if request.image is not None:
+        refused.append("variation_strength")  # the noise is the pipeline's own, by our seeds
     for name in refused:
         field = type(request).__dataclass_fields__.get(name)
         if field and getattr(request, name) != field.default:
             raise BadRequest(f"{type(pipe).__name__} of diffusers has no {name}; set it back, or choose our models.")
-    if pipe is not model.pipe and int(request.steps * request.strength) < 1:
-        raise BadRequest(
-            f"A strength of {request.strength} leaves nothing of {request.steps} steps; "
-            f"ask for at least {-(-1 // request.strength):.0f} steps."
-        )
 
 
 def _pipe(request, model):
-    # the pipeline of diffusers that does what is asked
-    if request.image is None:
+    """The pipeline of diffusers that does what is asked, by the parts of a `Pipeline`."""
+    if isinstance(request, InpaintRequest) or model.inpaints:
+        task, otherwise = "Inpainting", "paints under no mask; choose another model"
+    elif request.image is not None:
+        task, otherwise = "Image2Image", "begins from noise alone; take the picture out, or choose another model"
+    else:
         return model.pipe
-    pipe = model.of("Image2Image")
+    pipe = model.of(task)
     if pipe is None:
-        kind = type(model.pipe).__name__
-        raise BadRequest(f"{kind} of diffusers begins from noise alone; take the picture out, or choose another model.")
+        raise BadRequest(f"{type(model.pipe).__name__} of diffusers {otherwise}.")
     return pipe
 
 
 def draw(request, model, batch, report, each):
     """The pictures `(B, 3, H, W)` of a batch by a `Pipeline`, from the noise that our own models begin with.
 
-    From a picture, the pipeline of diffusers that does so makes its noise of the same seeds. `each` is
-    `tensors.row_by_row` where memory is short: the pictures are then drawn one by one.
+    From a picture, the pipeline of diffusers that does so makes its noise of the same seeds; one that inpaints has all
+    under its mask. `each` is `tensors.row_by_row` where memory is short: the pictures are then drawn one by one.
     """
     if each is tensors.row_by_row and len(batch) > 1:
         return torch.cat([draw(request, model, range(i, i + 1), report, each) for i in batch])
     size = request.width, request.height
+    given = {}
     if request.image is None:
-        given = {"latents": _noise(request, model, batch)}
+        given["latents"] = _noise(request, model, batch)
+        picture, strength = Image.new("RGB", size), 1.0
     else:
         picture = pictures.fit(pictures.from_png(request.image), *size)
-        given = {"image": [picture] * len(batch), "strength": request.strength}
-    return _called(_pipe(request, model), request, model, batch, report, size, given)
+        strength = _strong(request, request.strength)
+    if request.image is not None or model.inpaints:
+        given |= {"image": [picture] * len(batch), "strength": strength}
+    if model.inpaints:
+        given["mask_image"] = [Image.new("L", size, 255)] * len(batch)
+    return _called(request, model, batch, report, size, given)
+
+
+def paint(request, model, batch, x, strength, report, each):
+    """Pictures `(B, 3, H, W)` of `x (1, 3, H, W)` painted anew wherever `strength (1, 1, H, W)` is above 0.
+
+    A pipeline knows one strength, the greatest that is there, and whole latents: all that the mask touches are new.
+    """
+    if each is tensors.row_by_row and len(batch) > 1:
+        return torch.cat([paint(request, model, range(i, i + 1), x, strength, report, each) for i in batch])
+    places = torch.nn.functional.max_pool2d((strength > 0).float(), model.pipe.vae_scale_factor)
+    hole = torch.nn.functional.interpolate(places, strength.shape[2:])
+    (picture,), (mask,) = tensors.to_images(x), tensors.to_images(2 * hole.expand(-1, 3, -1, -1) - 1)
+    given = {
+        "image": [picture] * len(batch),
+        "mask_image": [mask] * len(batch),
+        "strength": _strong(request, strength.max().item()),
+    }
+    return _called(request, model, batch, report, picture.size, given)
+
+
+def _strong(request, strength):
+    # of so many steps the pipelines go whole ones
+    if int(request.steps * strength) < 1:
+        raise BadRequest(
+            f"A strength of {strength:g} leaves nothing of {request.steps} steps; ask for at least "
+            f"{-(-1 // strength):.0f} steps."
+        )
+    return strength
 
 
 def _noise(request, model, batch):
     # the latents to begin with, leaning towards the variation seeds
     multiple = model.pipe.vae_scale_factor
-    shape = (model.net.config.in_channels, request.height // multiple, request.width // multiple)
+    shape = (model.pipe.vae.config.latent_channels, request.height // multiple, request.width // multiple)
     asked = [alone(request, i) for i in batch]
     noise = tensors.noise([one.seed for one in asked], shape)
     if request.variation_strength:
@@ -70,8 +105,9 @@ def _noise(request, model, batch):
     return noise.to(model.pipe.device, model.precision)
 
 
-def _called(pipe, request, model, batch, report, size, given):
+def _called(request, model, batch, report, size, given):
     """The pictures `(B, 3, H, W)`, of `size` `(width, height)`, of a call with what is `given` beside the words."""
+    pipe = _pipe(request, model)
     pipe.scheduler = schedulers.chosen(request, model.scheduler)
 
     def stepped(pipe, index, timestep, values):

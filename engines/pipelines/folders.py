@@ -15,6 +15,7 @@ from engines.errors import BadCheckpoint
 from engines.pipelines.pipeline import Pipeline, takes
 
 WEIGHTS = {"diffusers": "diffusion_pytorch_model.safetensors", "transformers": "model.safetensors"}
+DRAWS = "those that draw from words and noise, or under a mask, are used"
 LARGEST = 10**7  # of whole numbers in a configuration
 OLDER = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # parts of an attention in old files
 
@@ -24,7 +25,7 @@ def load(folder, precision=torch.float32):
 
     Raises `BadCheckpoint` for one that diffusers cannot build from safetensors alone.
     """
-    from diffusers import DiffusionPipeline
+    from diffusers import AutoPipelineForText2Image, DiffusionPipeline
 
     folder = Path(folder)
     parts = files.read_json(folder / files.PIPELINE)
@@ -43,8 +44,13 @@ def load(folder, precision=torch.float32):
     except Exception as error:  # diffusers raises anything
         first = str(error).strip().partition("\n")[0][:200]
         raise BadCheckpoint(f"{folder.name} is no pipeline that diffusers can open: {first}.") from error
-    if not hasattr(pipe, "unet") or not hasattr(pipe, "vae") or "latents" not in takes(pipe) or "image" in takes(pipe):
-        raise BadCheckpoint(f"{folder.name} is a {type(pipe).__name__}; those that draw from words and noise are used.")
+    if not hasattr(pipe, "unet") or not hasattr(pipe, "vae") or "latents" not in takes(pipe):
+        raise BadCheckpoint(f"{folder.name} is a {type(pipe).__name__}; {DRAWS}.")
+    sees, paints = (net.config.get(name) for net, name in ((pipe.unet, "in_channels"), (pipe.vae, "latent_channels")))
+    if "mask_image" in takes(pipe) and sees == paints:
+        pipe = AutoPipelineForText2Image.from_pipe(pipe)
+    if "mask_image" not in takes(pipe) and ("image" in takes(pipe) or sees != paints):
+        raise BadCheckpoint(f"{folder.name} is a {type(pipe).__name__} of {sees} channels; {DRAWS}.")
     pipe.set_progress_bar_config(disable=True)
     model = Pipeline(pipe)
     for name, value in model.state_dict().items():

@@ -4,13 +4,14 @@ import inspect
 
 import torch
 
-FAMILY = "diffusers"
+SIDE = 64  # latents a side of the pictures that a pipeline learned, where it does not tell: those of Stable Diffusion
+LARGEST = 2048  # pixels a side that one works at
 
 
 class Pipeline:
     """A pipeline of diffusers, `pipe`, as its folder says."""
 
-    family = FAMILY
+    family = "diffusers"
 
     def __init__(self, pipe):
         self.pipe = pipe
@@ -40,6 +41,22 @@ class Pipeline:
     def size_multiple(self):
         """Pixels that both sides of a picture must be a multiple of."""
         return self.pipe.vae_scale_factor
+
+    @property
+    def inpaints(self):
+        """Whether the net sees what lies around a hole, and draws no other way."""
+        return "mask_image" in takes(self.pipe)
+
+    @property
+    def size(self):
+        """Pixels a side of the pictures that it learned to draw."""
+        side = self.net.config.get("sample_size")
+        return min((side if isinstance(side, int) else SIDE) * self.pipe.vae_scale_factor, LARGEST)
+
+    @property
+    def device(self):
+        """Where the nets are."""
+        return self.pipe.device
 
     def decode(self, latents):
         """Pictures `(B, 3, H, W)` of the pipeline's latents."""
