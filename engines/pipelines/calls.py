@@ -20,7 +20,7 @@ def check(request, model):
     """Raise `BadRequest` for what a pipeline cannot be asked."""
     pipe = _pipe(request, model)
     refused = [name for name, needed in NEEDS.items() if needed not in takes(pipe)]
-    if request.image is not None:
+    if request.image is not None and not model.shown:
         refused.append("variation_strength")  # the noise is the pipeline's own, by our seeds
     for name in refused:
         field = type(request).__dataclass_fields__.get(name)
@@ -30,13 +30,17 @@ def check(request, model):
 
 def _pipe(request, model):
     """The pipeline of diffusers that does what is asked, by the parts of a `Pipeline`."""
+    if model.shown and request.image is None:
+        raise BadRequest("This pipeline of diffusers goes by a picture, too; choose one, or another model.")
+    if model.shown and not isinstance(request, InpaintRequest):
+        return model.pipe
     if isinstance(request, InpaintRequest) or model.inpaints:
         task, otherwise = "Inpainting", "paints under no mask; choose another model"
     elif request.image is not None:
         task, otherwise = "Image2Image", "begins from noise alone; take the picture out, or choose another model"
     else:
         return model.pipe
-    pipe = model.of(task)
+    pipe = None if model.shown else model.of(task)
     if pipe is None:
         raise BadRequest(f"{type(model.pipe).__name__} of diffusers {otherwise}.")
     return pipe
@@ -51,17 +55,21 @@ def draw(request, model, batch, report, each):
     if each is tensors.row_by_row and len(batch) > 1:
         return torch.cat([draw(request, model, range(i, i + 1), report, each) for i in batch])
     size = request.width, request.height
-    given = {}
-    if request.image is None:
-        given["latents"] = _noise(request, model, batch)
-        picture, strength = Image.new("RGB", size), 1.0
-    else:
+    picture = Image.new("RGB", size)
+    if request.image is not None:
         picture = pictures.fit(pictures.from_png(request.image), *size)
-        strength = _strong(request, request.strength)
-    if request.image is not None or model.inpaints:
-        given |= {"image": [picture] * len(batch), "strength": strength}
+    if model.shown:
+        given = {model.shown: picture, "controlnet_conditioning_scale": request.strength}
+        if model.adapted:
+            model.pipe.set_ip_adapter_scale(request.strength)
+    elif request.image is not None:
+        given = {"image": [picture] * len(batch), "strength": _strong(request, request.strength)}
+    else:
+        given = {"image": [picture] * len(batch), "strength": 1.0} if model.inpaints else {}
     if model.inpaints:
         given["mask_image"] = [Image.new("L", size, 255)] * len(batch)
+    if request.image is None or model.shown:
+        given["latents"] = _noise(request, model, batch)
     return _called(request, model, batch, report, size, given)
 
 
@@ -117,7 +125,6 @@ def _called(request, model, batch, report, size, given):
     words = compose(request.prompt.strip(), request.style)
     given = {
         "prompt": [words] * len(batch),
-        "negative_prompt": [request.negative.strip()] * len(batch),
         "width": size[0],
         "height": size[1],
         "num_inference_steps": request.steps,
@@ -127,5 +134,7 @@ def _called(request, model, batch, report, size, given):
         "callback_on_step_end": stepped,
         "output_type": "pil",
     } | given
+    if request.negative.strip():  # what stands for no words, the pipeline knows
+        given["negative_prompt"] = [request.negative.strip()] * len(batch)
     drawn = pipe(**{name: value for name, value in given.items() if name in takes(pipe)}).images
     return torch.cat([tensors.from_image(pictures.fit(image, *size)) for image in drawn])

@@ -15,7 +15,7 @@ from engines.errors import BadCheckpoint
 from engines.pipelines.pipeline import Pipeline, takes
 
 WEIGHTS = {"diffusers": "diffusion_pytorch_model.safetensors", "transformers": "model.safetensors"}
-DRAWS = "those that draw from words and noise, or under a mask, are used"
+DRAWS = "those that draw from words and noise, under a mask, or guided by one ControlNet, are used"
 LARGEST = 10**7  # of whole numbers in a configuration
 OLDER = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # parts of an attention in old files
 
@@ -44,19 +44,42 @@ def load(folder, precision=torch.float32):
     except Exception as error:  # diffusers raises anything
         first = str(error).strip().partition("\n")[0][:200]
         raise BadCheckpoint(f"{folder.name} is no pipeline that diffusers can open: {first}.") from error
-    if not hasattr(pipe, "unet") or not hasattr(pipe, "vae") or "latents" not in takes(pipe):
-        raise BadCheckpoint(f"{folder.name} is a {type(pipe).__name__}; {DRAWS}.")
+    refused = BadCheckpoint(f"{folder.name} is a {type(pipe).__name__}; {DRAWS}.")
+    if not hasattr(pipe, "unet") or not hasattr(pipe, "vae") or not {"prompt", "latents"} <= takes(pipe):
+        raise refused
     sees, paints = (net.config.get(name) for net, name in ((pipe.unet, "in_channels"), (pipe.vae, "latent_channels")))
     if "mask_image" in takes(pipe) and sees == paints:
         pipe = AutoPipelineForText2Image.from_pipe(pipe)
-    if "mask_image" not in takes(pipe) and ("image" in takes(pipe) or sees != paints):
-        raise BadCheckpoint(f"{folder.name} is a {type(pipe).__name__} of {sees} channels; {DRAWS}.")
+    model = Pipeline(pipe, _adapted(pipe, folder))
+    draws = model.inpaints or sees == paints and (model.shown or "image" not in takes(pipe))
+    if not draws or "control_image" in takes(pipe):
+        raise refused
     pipe.set_progress_bar_config(disable=True)
-    model = Pipeline(pipe)
     for name, value in model.state_dict().items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise BadCheckpoint(f"{folder.name} holds NaN or infinite values in {name}; it cannot be used.")
     return model
+
+
+def _adapted(pipe, folder):
+    # whether there is an IP-Adapter in a folder, which is read into its pipeline
+    adapters = sorted({*folder.glob("ip_adapter*.safetensors"), *folder.glob("ip-adapter*.safetensors")})
+    if not adapters:
+        return False
+    fits = "ip_adapter_image" in takes(pipe) and "image" not in takes(pipe) and pipe.image_encoder is not None
+    if len(adapters) > 1 or not fits:
+        raise BadCheckpoint(
+            f"{folder.name} has an IP-Adapter; one alone is used, by a pipeline that begins from noise and has an "
+            "image_encoder."
+        )
+    files.read_header(adapters[0])
+    try:
+        pipe.load_ip_adapter(
+            str(folder), subfolder="", weight_name=adapters[0].name, image_encoder_folder=None, local_files_only=True
+        )
+    except Exception as error:  # as above
+        raise BadCheckpoint(f"{adapters[0].name} is no IP-Adapter that fits the net of {folder.name}.") from error
+    return True
 
 
 def _check_weights(folder, kind):

@@ -9,12 +9,12 @@ LARGEST = 2048  # pixels a side that one works at
 
 
 class Pipeline:
-    """A pipeline of diffusers, `pipe`, as its folder says."""
+    """A pipeline of diffusers, `pipe`, as its folder says; one that is `adapted` has an IP-Adapter."""
 
     family = "diffusers"
 
-    def __init__(self, pipe):
-        self.pipe = pipe
+    def __init__(self, pipe, adapted=False):
+        self.pipe, self.adapted = pipe, adapted
         self.scheduler = pipe.scheduler
         self._others = {}
 
@@ -46,6 +46,13 @@ class Pipeline:
     def inpaints(self):
         """Whether the net sees what lies around a hole, and draws no other way."""
         return "mask_image" in takes(self.pipe)
+
+    @property
+    def shown(self):
+        """What the pipeline calls the picture that it cannot draw without: to be like, or guided by; else None."""
+        if self.adapted:
+            return "ip_adapter_image"
+        return "image" if "controlnet_conditioning_scale" in takes(self.pipe) else None
 
     @property
     def size(self):
