@@ -14,13 +14,16 @@ from engines.text.captions import compose
 NEEDS = {
     "negative": "negative_prompt", "cfg_rescale": "guidance_rescale", "cfg_start": None, "cfg_end": None, "jumps": None,
 }  # fmt: skip
+OF_TOKENS = ("order", "temperature", "top_k", "top_p", "corrections")  # fields that our own token models alone know
 
 
 def check(request, model):
     """Raise `BadRequest` for what a pipeline cannot be asked."""
     pipe = _pipe(request, model)
     refused = [name for name, needed in NEEDS.items() if needed not in takes(pipe)]
-    if request.image is not None and not model.shown:
+    if model.fills:
+        refused += OF_TOKENS
+    if model.fills or request.image is not None and not model.shown:
         refused.append("variation_strength")  # the noise is the pipeline's own, by our seeds
     for name in refused:
         field = type(request).__dataclass_fields__.get(name)
@@ -50,10 +53,11 @@ def draw(request, model, batch, report, each):
     """The pictures `(B, 3, H, W)` of a batch by a `Pipeline`, from the noise that our own models begin with.
 
     From a picture, the pipeline of diffusers that does so makes its noise of the same seeds; one that inpaints has all
-    under its mask. `each` is `tensors.row_by_row` where memory is short: the pictures are then drawn one by one.
+    under its mask. `each` is `tensors.row_by_row` where memory is short: the pictures are then drawn one by one, as
+    they are where they are tokens, which are drawn by one generator.
     """
-    if each is tensors.row_by_row and len(batch) > 1:
-        return torch.cat([draw(request, model, range(i, i + 1), report, each) for i in batch])
+    if len(batch) > 1 and (model.fills or each is tensors.row_by_row):
+        return _one_by_one(batch, report, lambda row, told: draw(request, model, row, told, each))
     size = request.width, request.height
     picture = Image.new("RGB", size)
     if request.image is not None:
@@ -68,7 +72,7 @@ def draw(request, model, batch, report, each):
         given = {"image": [picture] * len(batch), "strength": 1.0} if model.inpaints else {}
     if model.inpaints:
         given["mask_image"] = [Image.new("L", size, 255)] * len(batch)
-    if request.image is None or model.shown:
+    if not model.fills and (request.image is None or model.shown):
         given["latents"] = _noise(request, model, batch)
     return _called(request, model, batch, report, size, given)
 
@@ -78,8 +82,8 @@ def paint(request, model, batch, x, strength, report, each):
 
     A pipeline knows one strength, the greatest that is there, and whole latents: all that the mask touches are new.
     """
-    if each is tensors.row_by_row and len(batch) > 1:
-        return torch.cat([paint(request, model, range(i, i + 1), x, strength, report, each) for i in batch])
+    if len(batch) > 1 and each is tensors.row_by_row:
+        return _one_by_one(batch, report, lambda row, told: paint(request, model, row, x, strength, told, each))
     places = torch.nn.functional.max_pool2d((strength > 0).float(), model.pipe.vae_scale_factor)
     hole = torch.nn.functional.interpolate(places, strength.shape[2:])
     (picture,), (mask,) = tensors.to_images(x), tensors.to_images(2 * hole.expand(-1, 3, -1, -1) - 1)
@@ -89,6 +93,14 @@ def paint(request, model, batch, x, strength, report, each):
         "strength": _strong(request, strength.max().item()),
     }
     return _called(request, model, batch, report, picture.size, given)
+
+
+def _one_by_one(batch, report, draw):
+    # what `draw(row, report)` gives for the rows of a batch, whose progress is that of all
+    def told(number):
+        return lambda index, count, look: report(number * count + index, len(batch) * count, look)
+
+    return torch.cat([draw(range(i, i + 1), told(number)) for number, i in enumerate(batch)])
 
 
 def _strong(request, strength):
@@ -116,22 +128,29 @@ def _noise(request, model, batch):
 def _called(request, model, batch, report, size, given):
     """The pictures `(B, 3, H, W)`, of `size` `(width, height)`, of a call with what is `given` beside the words."""
     pipe = _pipe(request, model)
-    pipe.scheduler = schedulers.chosen(request, model.scheduler)
+    if not model.fills:
+        pipe.scheduler = schedulers.chosen(request, model.scheduler, "strength" in given)
+    generators = [tensors.generator(alone(request, i).seed) for i in batch]
 
     def stepped(pipe, index, timestep, values):
         report(index + 1, pipe.num_timesteps, lambda: model.decode(values["latents"][:4]))
         return values
 
-    words = compose(request.prompt.strip(), request.style)
+    def stepped_once(index, timestep, latents):  # as older pipelines tell of it
+        report(index + 1, request.steps, lambda: model.decode(latents[:4]))
+
     given = {
-        "prompt": [words] * len(batch),
+        "prompt": [compose(request.prompt.strip(), request.style)] * len(batch),
         "width": size[0],
         "height": size[1],
         "num_inference_steps": request.steps,
         "guidance_scale": request.cfg_scale,
         "guidance_rescale": request.cfg_rescale,
-        "generator": [tensors.generator(alone(request, i).seed) for i in batch],
+        "generator": generators[0] if model.fills else generators,
         "callback_on_step_end": stepped,
+        "callback": stepped_once,
+        "clean_caption": False,  # the words and the size are as they are asked for
+        "use_resolution_binning": False,
         "output_type": "pil",
     } | given
     if request.negative.strip():  # what stands for no words, the pipeline knows

@@ -30,7 +30,12 @@ class Pipeline:
     @property
     def net(self):
         """The net that takes the noise away."""
-        return self.pipe.unet
+        return self.pipe.unet if hasattr(self.pipe, "unet") else self.pipe.transformer
+
+    @property
+    def fills(self):
+        """Whether what it draws are tokens, by masks over them."""
+        return hasattr(self.pipe, "vqvae")
 
     @property
     def precision(self):
@@ -40,7 +45,7 @@ class Pipeline:
     @property
     def size_multiple(self):
         """Pixels that both sides of a picture must be a multiple of."""
-        return self.pipe.vae_scale_factor
+        return self.pipe.vae_scale_factor * self.net.config.get("patch_size", 1)
 
     @property
     def inpaints(self):
@@ -66,9 +71,15 @@ class Pipeline:
         return self.pipe.device
 
     def decode(self, latents):
-        """Pictures `(B, 3, H, W)` of the pipeline's latents."""
+        """Pictures `(B, 3, H, W)` of the pipeline's latents, or of tokens `(B, h, w)`."""
+        if self.fills:
+            vae = self.pipe.vqvae
+            codes = latents.clamp(max=vae.config.num_vq_embeddings - 1)  # what is still hidden is no code
+            shape = (*codes.shape, vae.config.latent_channels)
+            return 2 * vae.decode(codes, force_not_quantize=True, shape=shape).sample.float().clip(0, 1) - 1
         vae = self.pipe.vae
-        return vae.decode((latents / vae.config.scaling_factor).to(vae.dtype)).sample.float()
+        latents = latents / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0)
+        return vae.decode(latents.to(vae.dtype)).sample.float()
 
     def of(self, task):
         """The pipeline of diffusers that draws by the same parts for one of its automatic classes, a `task`.
