@@ -34,6 +34,8 @@ from tests.peers import pipeline, randomise
 
 IMAGE = tiny.picture(64, 64)
 PICTURE = tiny.png(IMAGE)
+HOLE = np.zeros((64, 64), np.uint8)
+HOLE[12:52, 20:44] = 255
 ENDS = {"bos_token_id": len(WORDS) - 2, "eos_token_id": len(WORDS) - 1}
 TEXT = {"vocab_size": len(WORDS), "intermediate_size": 64, "num_hidden_layers": 2, **ENDS}
 SCHEDULER = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
@@ -62,10 +64,56 @@ def near(ours, image):
     assert np.abs(ours - np.asarray(image).astype(int)).max() <= 2
 
 
+def painted(home, name, theirs, **fields):
+    """Asserts that under `HOLE` the model paints `theirs`, and nothing else."""
+    request = InpaintRequest(
+        model=name, image=PICTURE, mask=tiny.png(Image.fromarray(HOLE)), area="whole", match="none", begin="picture",
+        feather=0, seed=7, **ASKED | fields,
+    )  # fmt: skip
+    ours = np.asarray(Engine(home, "cpu").run(request).pictures[0].image).astype(int)
+    assert np.array_equal(ours[HOLE == 0], np.asarray(IMAGE)[HOLE == 0])
+    near(ours[HOLE > 0], np.asarray(theirs)[HOLE > 0])
+
+
 def second_encoder(width):
     return CLIPTextModelWithProjection(CLIPTextConfig(
         hidden_size=width, num_attention_heads=2, max_position_embeddings=16, projection_dim=width, **TEXT
     ))  # fmt: skip
+
+
+# ---------------------------------------------------------------- Stable Diffusion XL
+
+
+def xl(vocabulary):
+    parts = pipeline(vocabulary, 16, **TEXT).components
+    torch.manual_seed(1)
+    unet = UNet2DConditionModel(
+        sample_size=32, block_out_channels=(32, 64), layers_per_block=1, norm_num_groups=8, cross_attention_dim=64,
+        attention_head_dim=4, addition_embed_type="text_time", addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + 32, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+    return diffusers.StableDiffusionXLPipeline(
+        vae=parts["vae"], text_encoder=parts["text_encoder"], text_encoder_2=second_encoder(32), unet=unet,
+        tokenizer=parts["tokenizer"], tokenizer_2=parts["tokenizer"], scheduler=SCHEDULER, add_watermarker=False,
+    )  # fmt: skip
+
+
+def test_xl_draws_from_words_from_a_picture_and_under_a_mask(home, vocabulary):
+    folder = home / "models" / "xl"
+    xl(vocabulary).save_pretrained(folder)
+    kinds = diffusers.StableDiffusionXLPipeline, diffusers.StableDiffusionXLImg2ImgPipeline
+    words, picture = (kind.from_pretrained(folder) for kind in kinds)
+    noise = {"latents": tensors.noise([7], (4, 32, 32))}
+    near(drawn(home, "xl", cfg_rescale=0.5)[0], words("red fox", guidance_rescale=0.5, **noise, **CALL).images[0])
+    call = {"image": IMAGE, "strength": 0.5, "num_inference_steps": 4, "guidance_scale": 4.0}
+    (theirs,) = picture("red fox", generator=tensors.generator(7), **call).images
+    near(drawn(home, "xl", image=PICTURE, strength=0.5)[0], theirs)
+    mask = Image.fromarray(HOLE)
+    (theirs,) = diffusers.StableDiffusionXLInpaintPipeline.from_pretrained(folder)(
+        "red fox", mask_image=mask, generator=tensors.generator(7), height=64, width=64, **call
+    ).images
+    painted(home, "xl", theirs, strength=0.5)
 
 
 # ---------------------------------------------------------------- a ControlNet
@@ -88,19 +136,10 @@ def stable_diffusion(vocabulary):
 
 
 def stable_diffusion_xl(vocabulary):
-    parts = pipeline(vocabulary, 16, **TEXT).components
-    torch.manual_seed(1)
-    unet = UNet2DConditionModel(
-        sample_size=32, block_out_channels=(32, 64), layers_per_block=1, norm_num_groups=8, cross_attention_dim=64,
-        attention_head_dim=4, addition_embed_type="text_time", addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=6 * 8 + 32, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-    )  # fmt: skip
+    parts = xl(vocabulary).components
     return diffusers.StableDiffusionXLControlNetPipeline(
-        vae=parts["vae"], text_encoder=parts["text_encoder"], text_encoder_2=second_encoder(32), unet=unet,
-        tokenizer=parts["tokenizer"], tokenizer_2=parts["tokenizer"], controlnet=control(unet), scheduler=SCHEDULER,
-        add_watermarker=False,
-    )  # fmt: skip
+        **parts, controlnet=control(parts["unet"]), add_watermarker=False
+    )
 
 
 @pytest.mark.parametrize("make", [stable_diffusion, stable_diffusion_xl])
@@ -284,21 +323,13 @@ def test_the_solvers_of_a_flow_come_to_the_same_picture(transformers_at_home):
 
 
 def test_a_flow_begins_from_a_picture_and_paints_under_a_mask(transformers_at_home):
-    name, asked = "stable_diffusion_3", ASKED | {"sampler": "euler"}
-    call = CALL | {"image": IMAGE, "strength": 0.5}
+    name, call = "stable_diffusion_3", CALL | {"image": IMAGE, "strength": 0.5}
     peer = opened(transformers_at_home, name, diffusers.StableDiffusion3Img2ImgPipeline)
     (ours,) = drawn(transformers_at_home, name, image=PICTURE, strength=0.5, sampler="euler")
     near(ours, peer("red fox", generator=tensors.generator(7), **call).images[0])
-    peer, hole = diffusers.StableDiffusion3InpaintPipeline(**peer.components), np.zeros((64, 64), np.uint8)
-    hole[12:52, 20:44] = 255
-    (theirs,) = peer("red fox", generator=tensors.generator(7), mask_image=Image.fromarray(hole), **call).images
-    request = InpaintRequest(
-        model=name, image=PICTURE, mask=tiny.png(Image.fromarray(hole)), strength=0.5, area="whole", match="none",
-        begin="picture", feather=0, seed=7, **asked,
-    )  # fmt: skip
-    ours = np.asarray(Engine(transformers_at_home, "cpu").run(request).pictures[0].image).astype(int)
-    assert np.array_equal(ours[hole == 0], np.asarray(IMAGE)[hole == 0])
-    near(ours[hole > 0], np.asarray(theirs)[hole > 0])
+    peer = diffusers.StableDiffusion3InpaintPipeline(**peer.components)
+    (theirs,) = peer("red fox", generator=tensors.generator(7), mask_image=Image.fromarray(HOLE), **call).images
+    painted(transformers_at_home, name, theirs, strength=0.5, sampler="euler")
 
 
 @pytest.mark.parametrize("name, fields, words", [
