@@ -7,7 +7,7 @@ from engines import pictures, tensors
 from engines.errors import BadRequest
 from engines.pipelines import schedulers
 from engines.pipelines.pipeline import takes
-from engines.requests import InpaintRequest, alone
+from engines.requests import InpaintRequest, alone, choose
 from engines.text.captions import compose
 
 # what a pipeline must take where a field of a request is not as it is at first
@@ -29,6 +29,11 @@ def check(request, model):
         field = type(request).__dataclass_fields__.get(name)
         if field and getattr(request, name) != field.default:
             raise BadRequest(f"{type(pipe).__name__} of diffusers has no {name}; set it back, or choose our models.")
+    prompt = choose(request.prompt.strip(), request.seed)
+    for name, text in {"prompt": compose(prompt, request.style), "negative": request.negative.strip()}.items():
+        count, longest = model.reads(text)
+        if count > longest:
+            raise BadRequest(f"The {name} has {count} tokens with its style; this model reads {longest}: shorten it.")
 
 
 def _pipe(request, model):
@@ -90,7 +95,7 @@ def paint(request, model, batch, x, strength, report, each):
     given = {
         "image": [picture] * len(batch),
         "mask_image": [mask] * len(batch),
-        "strength": _strong(request, strength.max().item()),
+        "strength": _strong(request, round(strength.max().item(), 4)),  # as it was asked for, not in float32
     }
     return _called(request, model, batch, report, picture.size, given)
 

@@ -70,6 +70,14 @@ class Pipeline:
         """Where the nets are."""
         return self.pipe.device
 
+    def reads(self, text):
+        """`(count, longest)`: how many tokens a text has, and how many of them are read, by what reads the most."""
+        readers = [getattr(self.pipe, name, None) for name in ("tokenizer_3", "tokenizer_2", "tokenizer")]
+        reader = next(filter(None, readers))
+        most = inspect.signature(type(self.pipe).__call__).parameters.get("max_sequence_length")
+        longest = min(reader.model_max_length, most.default) if most else reader.model_max_length
+        return len(reader(text).input_ids), longest
+
     def decode(self, latents):
         """Pictures `(B, 3, H, W)` of the pipeline's latents, or of tokens `(B, h, w)`."""
         if self.fills:

@@ -335,6 +335,8 @@ def test_a_flow_begins_from_a_picture_and_paints_under_a_mask(transformers_at_ho
 @pytest.mark.parametrize("name, fields, words", [
     ("pixart", {"image": PICTURE}, "PixArtAlphaPipeline of diffusers begins from noise alone"),
     ("pixart", {"cfg_rescale": 0.5}, "has no cfg_rescale"),
+    ("pixart", {"prompt": "red " * 120}, "The prompt has 121 tokens .* reads 120"),
+    ("stable_diffusion_3", {"prompt": "red fox " * 20, "sampler": "euler"}, "this model reads 16"),
     ("pixart", {"sampler": "lms"}, "has no lms"),
     ("stable_diffusion_3", {"sampler": "ddim"}, "with the linear schedule and euler or heun or dpmpp_2m or unipc"),
     ("stable_diffusion_3", {"sampler": "euler", "scheduler": "karras"}, "with the linear schedule"),

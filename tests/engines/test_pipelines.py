@@ -137,6 +137,21 @@ def test_the_thinnest_scratch_of_a_larger_picture_is_painted_and_nothing_else(en
     assert np.abs(batch[0] - batch[1]).max() > 5
 
 
+def test_painting_is_told_of_and_stops(engine):
+    seen, mask = [], tiny.png(Image.new("L", (64, 64), 255))
+    request = {"model": "peer", "image": PICTURE, "mask": mask, "prompt": "red", "strength": 0.35, "steps": 20}
+
+    def report(progress):
+        seen.append(progress)
+        if progress.index == 3:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        engine.run(requests.InpaintRequest(**request, area="whole"), report)
+    assert [(progress.index, progress.count) for progress in seen] == [(1, 7), (2, 7), (3, 7)]
+    assert seen[0].preview.size == (64, 64)
+
+
 def test_a_net_that_inpaints_draws_with_all_under_its_mask(engine, home):
     peer = StableDiffusionInpaintPipeline.from_pretrained(home / "models" / "nine")
     everything, grey = Image.new("L", (64, 64), 255), Image.new("RGB", (64, 64), (128, 128, 128))
@@ -179,7 +194,9 @@ def test_the_record_names_the_content_of_the_folder(engine, home):
     ({"sampler": "lms"}, "has no lms"), ({"scheduler": "karras"}, "ddim of diffusers knows no karras"),
     ({"sampler": "euler", "scheduler": "simple"}, "knows no simple"),
     ({"sampler": "euler", "scheduler": "karras"}, None),
-    ({"cfg_start": 0.5}, "has no cfg_start"), ({"width": 96}, None),
+    ({"cfg_start": 0.5}, "has no cfg_start"), ({"width": 96}, None), ({"prompt": "red " * 14}, None),
+    ({"prompt": "red " * 15}, "The prompt has 17 tokens .* reads 16: shorten it"),
+    ({"negative": "red " * 20}, "The negative has 22 tokens"),
     ({"image": PICTURE, "cfg_rescale": 0.5}, "Img2ImgPipeline of diffusers has no cfg_rescale"),
     ({"image": PICTURE, "variation_strength": 0.5}, "has no variation_strength"),
     ({"image": PICTURE, "strength": 0.2}, "leaves nothing of 4 steps; ask for at least 5"),
