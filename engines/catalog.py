@@ -30,7 +30,7 @@ TASKS = {  # of each family; the first of the catalog that is able is the defaul
     "clip": (),
     "lora": (),  # named in a prompt, as is the next
     "embedding": (),
-    "diffusers": ("generate",),  # a folder of a pipeline
+    "diffusers": ("generate", "inpaint"),  # a folder of a pipeline
     "classical-inpainting": ("inpaint",),  # of OpenCV: there is no file
     "classical-upscaling": ("upscale",),
 }

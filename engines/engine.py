@@ -7,10 +7,12 @@ import json
 
 import torch
 
-from engines import additions, catalog, classical, pipelines, requests
+from engines import additions, catalog, classical, requests
 from engines.checkpoints import files, models
 from engines.diffusion.latent import LatentDiffusion
 from engines.errors import AtelierError
+from engines.pipelines import folders
+from engines.pipelines.pipeline import Pipeline
 from engines.runtime import PeakMemory, choose_device, device_name, memory_budget, precision, total_memory
 from engines.tasks.adjust import adjust
 from engines.tasks.codebook import codebook
@@ -105,14 +107,14 @@ class Engine:
         if key not in self._loaded:
             other = catalog.drawn_with(row, self.home)
             part = self.load(other) if other else None
-            if row.family == pipelines.FAMILY:
-                model = pipelines.load(row.path, precision(self.device))
+            if row.family == Pipeline.family:
+                model = folders.load(row.path, precision(self.device))
                 model.sha256 = files.sha256(row.path)
             else:
                 model = models.load(row.path, part)
             model.name = row.id
             self._loaded[key] = model.to(self.device)
-            if model.family == LatentDiffusion.family and precision(self.device) != torch.float32:
+            if isinstance(model, LatentDiffusion) and precision(self.device) != torch.float32:
                 model.lower(precision(self.device))
         self._loaded.move_to_end(key)
         while len(self._loaded) > 1 and self._held() > self.budget:

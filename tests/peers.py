@@ -58,25 +58,26 @@ def randomise(net, seed=1):
     return net.eval()
 
 
-def pipeline(vocabulary, context, **text):
+def pipeline(vocabulary, context, kind=StableDiffusionPipeline, channels=4, parts=None, **text):
     """A Stable Diffusion as small as can be, which reads up to `context` tokens of the `vocabulary` in a folder.
 
-    `text` are further fields of a `CLIPTextConfig`.
+    It is of a `kind` of pipeline, with further `parts`, and its net sees so many `channels`; `text` are further fields
+    of a `CLIPTextConfig`.
     """
     torch.manual_seed(0)
     shape = CLIPTextConfig(hidden_size=32, num_attention_heads=2, max_position_embeddings=context, **text)
-    return StableDiffusionPipeline(
+    return kind(
         vae=AutoencoderKL(block_out_channels=(32, 32), latent_channels=4, norm_num_groups=8,
                           down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2),
         text_encoder=CLIPTextModel(shape),
         tokenizer=CLIPTokenizer(
             str(vocabulary / "vocab.json"), str(vocabulary / "merges.txt"), model_max_length=context
         ),
-        unet=UNet2DConditionModel(sample_size=32, block_out_channels=(32, 64), layers_per_block=1, norm_num_groups=8,
-                                  cross_attention_dim=32, attention_head_dim=4,
+        unet=UNet2DConditionModel(in_channels=channels, sample_size=32, block_out_channels=(32, 64), layers_per_block=1,
+                                  norm_num_groups=8, cross_attention_dim=32, attention_head_dim=4,
                                   down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
                                   up_block_types=("UpBlock2D", "CrossAttnUpBlock2D")),
         scheduler=DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
                                 clip_sample=False, set_alpha_to_one=False, steps_offset=1),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False, **(parts or {}),
     )  # fmt: skip

@@ -65,12 +65,13 @@ class FewSteps(nn.Module):
 
     def weights(self):
         """The state of the UNet that draws in few steps."""
-        state = dict(self.base.unet.state_dict())
+        own = self.guidance.weight  # the base may be elsewhere by now, and less precise
+        state = {name: value.to(own) for name, value in self.base.unet.state_dict().items()}
         for name, weight in state.items():
             layer = name.removesuffix(".weight").replace(".", "_")
             if layer in self.down:
                 state[name] = weight + (self.up[layer] @ self.down[layer]).view(weight.shape)
-        return state | {"guidance_proj.weight": self.guidance.weight}
+        return state | {"guidance_proj.weight": own}
 
     def drawing(self):
         """The `FewStepDiffusion` of these weights; all but its UNet is that of the base."""

@@ -4,10 +4,12 @@ import time
 
 import torch
 
-from engines import pictures, pipelines, tensors
+from engines import pictures, tensors
 from engines.diffusion import samplers, schedules
 from engines.diffusion.few_steps import FewStepDiffusion
 from engines.errors import BadRequest
+from engines.pipelines import calls
+from engines.pipelines.pipeline import Pipeline
 from engines.requests import GenerateResult, Picture, alone, choose
 from engines.tasks import drawing
 from engines.vqgan import decoding, gpt
@@ -40,8 +42,8 @@ def _check(request, model):
             f"The size is {request.width}x{request.height}; "
             f"this model draws widths and heights in multiples of {multiple}."
         )
-    if model.family == pipelines.FAMILY:
-        pipelines.check(request, model)
+    if model.family == Pipeline.family:
+        calls.check(request, model)
     elif model.family == gpt.RasterGenerator.family:
         _check_first(request, model)
     else:
@@ -178,5 +180,5 @@ def _follow(request, model, batch, report, each):
 
 DRAW = {
     "latent-diffusion": _diffuse, FewStepDiffusion.family: _diffuse, "token-transformer": _fill,
-    "taming-transformer": _follow, pipelines.FAMILY: pipelines.draw,
+    "taming-transformer": _follow, Pipeline.family: calls.draw,
 }  # fmt: skip

@@ -10,25 +10,31 @@ from PIL import Image
 from engines import blending, masks, pictures, tensors
 from engines.diffusion import inpainting, samplers, schedules
 from engines.errors import BadPicture, BadRequest
+from engines.pipelines import calls
+from engines.pipelines.pipeline import Pipeline
 from engines.requests import InpaintResult, Picture, alone
 from engines.tasks import drawing
 from engines.vqgan import decoding
 
 LEAST = 8  # pixels a side of a picture: one latent
 JUMP = 5  # steps that are gone again at once
-READING = ("latent-diffusion", "token-transformer")  # families that follow words and work at a size of their own
+# families that follow words and work at a size of their own
+READING = ("latent-diffusion", "token-transformer", Pipeline.family)
 LONGEST = 2  # times its own size that a model works on at most, along the longer side
 
 
 @torch.no_grad()
 def inpaint(request, model, on_progress=None):
-    """The pictures of an `InpaintRequest` by a `LatentDiffusion`, a `TokenGenerator` or `classical.Inpainting`.
+    """The pictures of an `InpaintRequest` by a `LatentDiffusion`, a `TokenGenerator`, a `Pipeline` or
+    `classical.Inpainting`.
 
     They are of the full size of the source, with its new space, and equal to it to the last bit outside of the
     feathered mask, transparency included. Raises `BadRequest` for a mask that fits nothing.
     """
     started = time.monotonic()
-    if model.family in READING:
+    if model.family == Pipeline.family:
+        calls.check(request, model)
+    elif model.family in READING:
         drawing.check_words(request, model)
     source, mask = _opened(request)
     places = _places(request, mask, model.size)
@@ -211,5 +217,6 @@ def _by_neighbours(request, model, batch, x, strength, report, each):
 PAINT = {
     "latent-diffusion": _by_diffusion,
     "token-transformer": _by_tokens,
+    Pipeline.family: calls.paint,
     "classical-inpainting": _by_neighbours,
 }

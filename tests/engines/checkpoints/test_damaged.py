@@ -414,7 +414,7 @@ UNET, VAE, TEXT = (
     "unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors",
     "text_encoder/model.safetensors",
 )  # fmt: skip
-PART = "peer|unet|vae|text_encoder|model.safetensors"
+PART = "peer|unet|vae|text_encoder|scheduler|model.safetensors"
 FOLDERS = {
     "an index that is a list": index(lambda found: [found]),
     "an index that is a number": index(lambda found: 3),
@@ -438,6 +438,9 @@ FOLDERS = {
     "a UNet of a billion layers": edited("unet/config.json", lambda found: found | {"layers_per_block": 10**9}),
     "words of a billion layers": edited("text_encoder/config.json", lambda found: found | {"num_hidden_layers": 10**9}),
     "words of a billion channels": edited("text_encoder/config.json", lambda found: found | {"hidden_size": 2**30}),
+    "a scheduler of a billion steps": edited(
+        "scheduler/scheduler_config.json", lambda found: found | {"num_train_timesteps": 10**9}
+    ),
     "weights that are cut": lambda folder: (folder / UNET).write_bytes((folder / UNET).read_bytes()[:-9]),
     "weights that are a page": lambda folder: (folder / VAE).write_text("<html>not found</html>"),
     "weights that lack a tensor": weights(UNET, lacking("conv_out.bias")),
