@@ -21,7 +21,7 @@ class FewStepConfig:
     """What is added to a model that it may draw in few steps."""
 
     steps: int = 4  # the stretches of the path
-    rank: int = 16  # of what is added to the weights of a layer
+    rank: int = 8  # of what is added to the weights of a layer
     guidance_dim: int = 64  # of the sinusoids of the guidance scale
     scales: tuple[float, float] = (1.0, 8.0)  # the least and the most guidance that it learns
     size: int = 128  # pixels a side of the pictures that the model learned from

@@ -17,7 +17,7 @@ from engines import engine, requests
 from engines.checkpoints import files, models
 from engines.engine import Engine
 from engines.errors import AtelierError, BadRequest, Cancelled
-from engines.runtime import PeakMemory, choose_device
+from engines.runtime import PeakMemory, autocast, choose_device
 from engines.worker import Worker
 from tests import tiny
 
@@ -98,6 +98,18 @@ def test_the_most_memory_is_told_anew_each_time():
             torch.ones(size, dtype=torch.uint8)
         peaks.append(peak.bytes)
     assert 2**27 < peaks[0] - peaks[1] < 2**29
+
+
+@pytest.mark.parametrize("device, precision, mixed", [
+    ("cpu", "auto", False), ("cpu", "bfloat16", True), ("cpu", "float32", False),
+    ("cuda", "auto", True), ("cuda", "bfloat16", True), ("cuda", "float32", False),
+])  # fmt: skip
+def test_a_training_is_mixed_where_it_is_asked_to_be(monkeypatch, device, precision, mixed):
+    asked = []
+    monkeypatch.setattr(torch, "autocast", lambda kind, dtype, enabled: asked.append((kind, dtype, enabled)))
+    autocast(torch.device(device), precision)
+    assert asked == [(device, torch.bfloat16, mixed)]
+
 
 
 def test_devices():

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from engines import requests
 from engines.checkpoints import models
 from engines.vqgan.autoencoder import KLAutoencoder
 from studio import cli, images
@@ -334,12 +335,14 @@ def tiny_presets(monkeypatch):
     monkeypatch.setitem(presets.TEXT, "tiny", tiny.CLIP_RECIPE)
     monkeypatch.setitem(presets.TOKENS, "tiny", tiny.TOKEN_RECIPE)
     monkeypatch.setitem(presets.DIFFUSION, "tiny", tiny.RECIPE)
+    monkeypatch.setitem(presets.FEW_STEPS, "tiny", tiny.FEW_STEP_RECIPE)
 
 
 @pytest.mark.parametrize(("words", "sentence"), [
     (["vqgan", "--text", "x"], "has no use for --text"), (["text", "--from", "x"], "has no use for --from"),
     (["text", "--lpips", "x"], "has no use for --lpips"), (["vqgan", "--first-stage", "x"], "no use for --first-stage"),
     (["diffusion", "--from", "x", "--first-stage", "y"], "brings its own first stage"),
+    (["diffusion", "--precision", "half"], "no precision called “half”"),
 ], ids=str)
 def test_an_option_that_would_have_no_effect_is_refused(capsys, home, folder, tmp_path, words, sentence):
     code, _, err = run(capsys, home, "train", *words, "--data", str(folder), "--out", str(tmp_path), "--steps", "1")
@@ -394,6 +397,19 @@ def test_train_resume_and_use_what_was_trained(capsys, home, folder, tmp_path, t
     code, found, _ = run(capsys, home, *third)
     assert code == 0 and found["steps"] == 1
 
+    code, _, err = run(capsys, home, "train", "few-steps", *common, "--out", str(tmp_path / "none"), "--steps", "1")
+    assert code == 2 and "Name a latent diffusion model with --from" in err
+    quicker = ["train", "few-steps", *common, "--from", str(second), "--precision", "float32"]
+    code, found, _ = run(capsys, home, *quicker, "--out", str(tmp_path / "quicker"), "--steps", "2")
+    assert code == 0 and found["steps"] == 2
+    written = models.files.read_header(found["model"])[1]["card"]["command"]
+    assert "--precision float32" in written and written.endswith(f"--from {second}")
+    words = ["generate", "red disc", "--model", found["model"], "--size", "64x64", "--out", str(tmp_path / "quick")]
+    code, found, _ = run(capsys, home, *words)
+    assert code == 0
+    record = images.read_record(found["pictures"][0]["path"])["request"]
+    assert (record["steps"], record["cfg_scale"]) == tuple(requests.SUITED["few-step-diffusion"].values())
+
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl+C", "SIGTERM"])
 def test_a_stopped_training_is_saved_and_goes_on(capsys, home, folder, tmp_path, tiny_presets, monkeypatch, number):
@@ -418,4 +434,4 @@ def test_evaluate_writes_a_card(capsys, home, folder, tmp_path):
     assert code == 0 and found["icons"]["pictures"] == sum(e.held_out for e in tiny.examples() if e.text)
     card = (tmp_path / "card.md").read_text()
     assert "Known limits: **small**." in card and f"{found['icons']['ours']['psnr']:.2f} dB" in card
-    assert (tmp_path / "icons.png").exists()
+    assert (tmp_path / "icons.webp").exists()

@@ -50,8 +50,8 @@ def test_a_card_of_a_model_that_draws(make, folder, tmp_path, monkeypatch):
     (tmp_path / "card" / "about.md").write_text("What nobody measures.", encoding="utf-8")
     figures = evaluate.evaluate(str(path), folder, tmp_path / "card", say=lambda text: None)
     chosen = sorted(tiny.examples(count=120), key=lambda e: hashlib.sha256(e.name.encode()).digest())
-    chosen = [e for e in chosen if e.style][:10]
-    assert (figures["prompts"], figures["held_out_prompts"]) == (10, sum(e.held_out for e in chosen))
+    chosen = [e for e in chosen if e.style][: evaluate.PROMPTS]
+    assert (figures["prompts"], figures["held_out_prompts"]) == (16, sum(e.held_out for e in chosen))
     card = (tmp_path / "card" / "card.md").read_text(encoding="utf-8")
     assert card.startswith("# painter") and "| licence | MIT |" in card and files.sha256(path) in card
     assert "What nobody measures." in card and f"{figures['loss']['seen']:.4f} on " in card
@@ -59,9 +59,23 @@ def test_a_card_of_a_model_that_draws(make, folder, tmp_path, monkeypatch):
     assert f"| drawn | {drawn['KID']:.3f} | {drawn['MMD']:.3f} |" in card
     wide = figures["restoration"]["icons"]["wide"]["Telea"]
     assert f"| icons, wide | Telea | {wide['psnr']:.2f} dB |" in card
-    for name in ("prompts.png", "styles.png", "chinese.png", "nearest.png", "restored-icons.webp"):
+    for name in ("prompts.webp", "styles.webp", "chinese.webp", "nearest.webp", "restored-icons.webp"):
         assert f"({name})" in card
         assert len(Image.open(tmp_path / "card" / name).convert("RGB").getcolors(1 << 20)) > 2
+
+
+def test_a_card_tells_nothing_of_what_a_model_cannot_do(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "STYLE_WORDS", ("red disc",))
+    monkeypatch.setattr(evaluate, "PROMPTS", 2)
+    monkeypatch.setattr(quality, "train_judge", functools.partial(train_judge, steps=2, batch=8))
+    few, path = tiny.few_steps(), tmp_path / "quick.safetensors"
+    few.base.config = dataclasses.replace(few.base.config, size=SIZE)
+    few.config = dataclasses.replace(few.config, size=SIZE)
+    tiny.save(path, few)
+    figures = evaluate.evaluate(str(path), folder, tmp_path / "card", say=lambda text: None)
+    card = (tmp_path / "card" / "card.md").read_text(encoding="utf-8")
+    assert figures.keys() == {"prompts", "held_out_prompts", "quality"}
+    assert "4 steps, guidance 4.0" in card and "## Restoration" not in card and "## Loss" not in card
 
 
 def test_a_card_of_a_vqgan(folder, tmp_path):

@@ -278,6 +278,24 @@ def test_the_exported_model_is_the_average_with_config_and_card(whole):
     assert not torch.equal(expected["decoder.conv_out.weight"], trainer.model.decoder.conv_out.weight)
 
 
+def test_a_decoder_alone_learns_the_codes_of_a_vqgan():
+    start = build().model
+    before = {name: value.clone() for name, value in start.state_dict().items()}
+    trainer = build(replace(RECIPE, decoder_only=True, adversarial_start=1), start=start)
+    for index in range(3):
+        trainer.step(index, 1.0)
+    learned = {name for name, value in trainer.model.state_dict().items() if not torch.equal(value, before[name])}
+    assert learned and all(name.startswith(("decoder.", "post_quant_conv.")) for name in learned)
+    assert {name.partition(".")[0] for name in learned} == {"decoder", "post_quant_conv"}
+    x = trainer.pictures(9)
+    assert torch.equal(trainer.model(x)[1].indices, build().model.eval()(x)[1].indices)
+
+
+def test_a_decoder_alone_needs_a_vqgan():
+    with pytest.raises(BadRequest, match="name that one with --from"):
+        build(replace(RECIPE, decoder_only=True))
+
+
 def test_a_batch_depends_on_its_number_alone():
     trainer, other = build(), build()
     other.pictures(0)
