@@ -52,6 +52,10 @@ class Artist:
         self.number("seed", seed)
         self.number("steps", steps)
 
+    def choose_model(self, name):
+        self.find("#generate-model input").click()
+        self.page.get_by_role("option", name=name).click()
+
     def read_settings(self, path):
         with self.page.expect_file_chooser() as chooser:
             self.find("#generate-reuse").click()

@@ -49,7 +49,7 @@ def old_print(drawn):
 def work(artist):
     """Make something to see on each tab: pictures, a reconstruction, repairs, an enlargement, a comparison."""
     for seed, prompt in enumerate(PROMPTS):
-        artist.ask(prompt, seed=seed, steps=20)
+        artist.ask(prompt, seed=seed)
         artist.number("count", 4)
         drawn = artist.draw()
     artist.find("#generate-to-reconstruct").click()
@@ -93,8 +93,7 @@ def photograph(artist, tabs, folder, name, whole):
             expect(artist.find("#gallery-picture img")).to_be_visible()
         artist.page.wait_for_timeout(1500)  # pictures come in, and bars run out
         shot = Image.open(io.BytesIO(artist.page.screenshot(full_page=whole)))
-        shot = shot.convert("RGB").quantize(256)  # a third as large
-        shot.save(folder / f"{name}-{english.lower()}.png", optimize=True)
+        shot.convert("RGB").save(folder / f"{name}-{english.lower()}.webp", quality=80, method=6)
 
 
 def main(argv):

@@ -11,7 +11,7 @@ PROMPT = "a quiet harbour, flat"
 
 def test_an_artists_day(artist):
     # generate, stop in the middle: what was finished stays
-    artist.ask(PROMPT, seed=70, steps=30)
+    artist.ask(PROMPT, seed=70, steps=150)
     artist.number("count", 16)
     artist.find("#generate-run").click()
     expect(artist.find("#generate-gallery img").nth(1)).to_be_visible()
@@ -19,7 +19,7 @@ def test_an_artists_day(artist):
     expect(artist.find("#generate-status .cancelled")).to_be_visible()
 
     # generate again and reload in the middle: the job goes on, and the page finds it
-    artist.ask(PROMPT, seed=80, steps=40)
+    artist.ask(PROMPT, seed=80, steps=150)
     artist.number("count", 2)
     artist.find("#generate-run").click()
     expect(artist.find("#generate-status .running")).to_be_visible()
@@ -30,7 +30,7 @@ def test_an_artists_day(artist):
 
     # ask twice in a row: the page watches the second, and the first is drawn as well
     artist.number("count", 1)
-    for seed, steps in ((90, 60), (95, 4)):
+    for seed, steps in ((90, 150), (95, 4)):
         artist.ask(PROMPT, seed=seed, steps=steps)
         artist.find("#generate-run").click()
         expect(artist.find("#generate-status .running")).to_be_visible()

@@ -56,7 +56,7 @@ def test_seeds_count_up_and_a_chosen_picture_gives_its_seed(artist):
 
 def long_job(artist, seed):
     """Sixteen pictures, long enough to be met at work on any machine, with the first of them finished."""
-    artist.ask("a house", seed=seed, steps=60)
+    artist.ask("a house", seed=seed, steps=150)
     artist.number("count", 16)
     artist.find("#generate-run").click()
     expect(artist.find("#generate-preview img")).to_be_visible()
@@ -155,9 +155,9 @@ def test_a_reload_follows_what_still_runs(artist):
 
 
 def test_a_model_by_tokens_has_settings_of_its_own(artist):
+    artist.choose_model("icons-diffusion")
     expect(artist.find("#generate-sampler")).to_be_visible()
-    artist.find("#generate-model input").click()
-    artist.page.get_by_role("option", name="my-tokens").click()
+    artist.choose_model("my-tokens")
     expect(artist.find("#generate-sampler")).to_be_hidden()
     expect(artist.find("#generate-steps input[type=number]")).to_have_value(str(SUITED["token-transformer"]["steps"]))
     artist.open("Tokens in detail")
@@ -166,11 +166,23 @@ def test_a_model_by_tokens_has_settings_of_its_own(artist):
     request = request_in(artist.draw())
     assert (request["model"], request["top_k"]) == ("my-tokens", 5)
     expect(artist.find("#generate-details")).to_contain_text("Halton")
-    artist.find("#generate-model input").click()
-    artist.page.get_by_role("option", name="icons-diffusion").click()
+    artist.choose_model("icons-diffusion")
     expect(artist.find("#generate-sampler")).to_be_visible()
     expect(artist.find("button.label-wrap", has_text="Tokens in detail")).to_be_hidden()
     expect(artist.find("#generate-steps input[type=number]")).to_have_value("4")  # as the artist has set it
+
+
+def test_a_model_of_few_steps_has_its_path_and_its_guidance_within(artist):
+    expect(artist.find("#generate-sampler")).to_be_hidden()
+    expect(artist.find("button.label-wrap", has_text="Guidance in detail")).to_be_hidden()
+    expect(artist.find("#generate-steps input[type=number]")).to_have_value(str(SUITED["few-step-diffusion"]["steps"]))
+    artist.ask("red heart, glossy", seed=13)
+    assert request_in(artist.draw())["model"] == "icons-quick"
+    artist.find("#generate-negative textarea").fill("blue")
+    artist.find("#generate-run").click()
+    expect(artist.find("#generate-status .failed")).to_contain_text("draw with “icons-diffusion”")
+    artist.choose_model("icons-diffusion")
+    assert request_in(artist.draw())["negative"] == "blue"
 
 
 def test_markup_in_a_prompt_is_shown_as_text(artist):

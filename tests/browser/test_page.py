@@ -26,6 +26,7 @@ def test_the_page_speaks_chinese_to_a_chinese_browser(visit):
     expect(artist.find("#generate-steps")).to_contain_text("从无到有的步数")
     expect(artist.find("#generate-style")).to_contain_text("扁平")
     expect(artist.page.get_by_role("tab", name="重建")).to_be_visible()
+    artist.choose_model("icons-diffusion")
     artist.find("#generate-sampler input").click()
     expect(artist.page.get_by_role("option", name="多数图片的首选")).to_be_visible()
     artist.find("#generate-run").focus()
@@ -38,6 +39,7 @@ def test_the_page_speaks_chinese_to_a_chinese_browser(visit):
 @pytest.mark.parametrize("locale", ["en-GB", "zh-CN"])
 def test_every_word_of_the_page_is_a_word(visit, locale):
     artist = visit(locale=locale)
+    artist.choose_model("icons-diffusion")
     accordions = artist.find("#generate-page button.label-wrap")
     expect(accordions).to_have_count(7)  # the page comes in parts
     for number in (0, 1, 2, 4, 5, 6):  # the settings are open
@@ -51,6 +53,7 @@ def test_every_word_of_the_page_is_a_word(visit, locale):
 
 
 def test_every_control_has_a_line_of_help(artist):
+    artist.choose_model("icons-diffusion")
     for accordion in ("From a picture", "Variation", "Guidance in detail"):
         artist.open(accordion)
     expect(artist.find("#generate-cfg-end")).to_be_visible()
