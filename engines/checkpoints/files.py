@@ -15,6 +15,7 @@ from typing import NamedTuple
 from engines.errors import BadCheckpoint
 
 PIPELINE = "model_index.json"  # makes a folder a pipeline of diffusers
+ADAPTERS = "ip[-_]adapter*.safetensors"  # of an IP-Adapter, in the folder of its pipeline
 FOLDER_TELLS = (  # names of files that say nothing
     "model", "diffusion_pytorch_model", "adapter_model", "pytorch_lora_weights", "learned_embeds",
 )  # fmt: skip

@@ -198,9 +198,11 @@ def _text(found, ours, open_clip, large):
 def in_folder(folder):
     """`(config, parts)` of the pipeline in a folder, where `parts` are `(path, names, unused)` of each file of weights.
 
-    None for a pipeline of another kind. Raises `BadCheckpoint` for one of these that our engine does not know.
+    None for a pipeline of another kind, and for one with an IP-Adapter, which our engine has not. Raises `BadCheckpoint` for one of these that our engine does not know.
     """
     folder = Path(folder)
+    if any(folder.glob(files.ADAPTERS)):
+        return None
     parts = [folder / files.PIPELINE, folder / SCHEDULER, *(_config(folder, part) for part in WEIGHTS)]
     parts += [_weights(folder, part) for part in WEIGHTS]
     return _in_folder(folder, tuple(map(files.stamp, parts)))

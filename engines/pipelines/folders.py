@@ -87,7 +87,7 @@ def _drawing(pipe, folder):
 
 def _adapted(pipe, folder):
     # whether there is an IP-Adapter in a folder, which is read into its pipeline
-    adapters = sorted({*folder.glob("ip_adapter*.safetensors"), *folder.glob("ip-adapter*.safetensors")})
+    adapters = sorted(folder.glob(files.ADAPTERS))
     if not adapters:
         return False
     fits = "ip_adapter_image" in takes(pipe) and "image" not in takes(pipe) and pipe.image_encoder is not None

@@ -22,7 +22,7 @@ from transformers import (
     T5Tokenizer,
 )
 
-from engines import tensors
+from engines import catalog, tensors
 from engines.engine import Engine
 from engines.errors import BadCheckpoint, BadRequest
 from engines.pipelines import folders
@@ -185,6 +185,11 @@ def adapted(home, vocabulary):
             weights[f"ip_adapter.{2 * number + 1}.to_{letter}_ip.weight"] = torch.randn(shape)
     save_file(weights, folder / "ip-adapter_tiny.safetensors")
     return folder
+
+
+def test_an_adapter_is_of_diffusers_alone(home, adapted):
+    rows = catalog.catalog(home)
+    assert rows["adapted"].family == "diffusers" and "adapted-ours" not in rows
 
 
 def test_an_ip_adapter_draws_what_is_like_a_picture(home, adapted):
