@@ -198,7 +198,8 @@ def _text(found, ours, open_clip, large):
 def in_folder(folder):
     """`(config, parts)` of the pipeline in a folder, where `parts` are `(path, names, unused)` of each file of weights.
 
-    None for a pipeline of another kind, and for one with an IP-Adapter, which our engine has not. Raises `BadCheckpoint` for one of these that our engine does not know.
+    None for a pipeline of another kind, and for one with an IP-Adapter, which our engine has not. Raises
+    `BadCheckpoint` for one of these that our engine does not know.
     """
     folder = Path(folder)
     if any(folder.glob(files.ADAPTERS)):
