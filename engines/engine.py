@@ -1,6 +1,7 @@
 """The engine as a library: a request in, a result out, with the models it used kept loaded."""
 
 import collections
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -9,7 +10,6 @@ import torch
 
 from engines import additions, catalog, classical, pipelines, requests
 from engines.checkpoints import files, models
-from engines.diffusion.latent import LatentDiffusion
 from engines.errors import AtelierError
 from engines.runtime import PeakMemory, choose_device, device_name, memory_budget, precision, total_memory
 from engines.tasks.adjust import adjust
@@ -41,7 +41,8 @@ class Engine:
     """Runs tasks on one device. `home` is the folder whose `models/` are in the catalog beside the shipped ones.
 
     With `paths`, models may be named by their paths, too: not where requests come from strangers.
-    Models stay loaded until all of them take more than `budget` bytes; the least recently used goes first.
+    Models stay loaded until all of them take more than `budget` bytes; the least recently used goes first. On a GPU,
+    the parts of a Stable Diffusion that takes more alone are there in turns.
     """
 
     def __init__(self, home=None, device="auto", budget=None, paths=True):
@@ -72,7 +73,8 @@ class Engine:
             parts = dict(loaded)
             if "vae" in parts:
                 parts["model"] = parts["model"].drawing_with(parts.pop("vae"))
-            with PeakMemory(self.device) as peak, added.to(parts["model"]):
+            turns = getattr(parts["model"], "offload", None) or contextlib.nullcontext()
+            with PeakMemory(self.device) as peak, added.to(parts["model"]), turns:
                 result = function(asked, *parts.values(), on_progress)
         except torch.OutOfMemoryError as error:
             raise AtelierError("The device ran out of memory; ask for fewer or smaller pictures.") from error
@@ -98,21 +100,20 @@ class Engine:
         return requests.EngineResult(device_name(self.device), total_memory(self.device), self.budget, sizes)
 
     def load(self, row):
-        """The model of a row of the catalog, on the device, loaded if it is not yet."""
+        """The model of a row of the catalog, on the device or to work there, loaded if it is not yet."""
         if row.path is None:
             return classical.METHODS[row.id]
         key = self._key(row)
         if key not in self._loaded:
             first_stage = self.load(catalog.first_stage(row, self.home)) if row.first_stage else None
             if row.family == pipelines.FAMILY:
-                model = pipelines.load(row.path, precision(self.device))
+                model = pipelines.load(row.path, precision(self.device)).to(self.device)
                 model.sha256 = files.sha256(row.path)
             else:
-                model = models.load(row.path, first_stage)
+                room = self.budget if self.device.type == "cuda" else None  # elsewhere it is the machine's memory
+                model = models.load(row.path, first_stage, self.device, precision(self.device), room)
             model.name = row.id
-            self._loaded[key] = model.to(self.device)
-            if model.family == LatentDiffusion.family and precision(self.device) != torch.float32:
-                model.lower(precision(self.device))
+            self._loaded[key] = model
         self._loaded.move_to_end(key)
         while len(self._loaded) > 1 and self._held() > self.budget:
             self._loaded.popitem(last=False)
