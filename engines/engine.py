@@ -1,6 +1,7 @@
 """The engine as a library: a request in, a result out, with the models it used kept loaded."""
 
 import collections
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -9,7 +10,6 @@ import torch
 
 from engines import additions, catalog, classical, requests
 from engines.checkpoints import files, models
-from engines.diffusion.latent import LatentDiffusion
 from engines.errors import AtelierError
 from engines.pipelines import folders
 from engines.pipelines.pipeline import Pipeline
@@ -43,7 +43,8 @@ class Engine:
     """Runs tasks on one device. `home` is the folder whose `models/` are in the catalog beside the shipped ones.
 
     With `paths`, models may be named by their paths, too: not where requests come from strangers.
-    Models stay loaded until all of them take more than `budget` bytes; the least recently used goes first.
+    Models stay loaded until all of them take more than `budget` bytes; the least recently used goes first. On a GPU,
+    the parts of a Stable Diffusion that takes more alone are there in turns.
     """
 
     def __init__(self, home=None, device="auto", budget=None, paths=True):
@@ -74,7 +75,8 @@ class Engine:
             parts = dict(loaded)
             if "vae" in parts:
                 parts["model"] = parts["model"].drawing_with(parts.pop("vae"))
-            with PeakMemory(self.device) as peak, added.to(parts["model"]):
+            turns = getattr(parts["model"], "offload", None) or contextlib.nullcontext()
+            with PeakMemory(self.device) as peak, added.to(parts["model"]), turns:
                 result = function(asked, *parts.values(), on_progress)
         except torch.OutOfMemoryError as error:
             raise AtelierError("The device ran out of memory; ask for fewer or smaller pictures.") from error
@@ -100,7 +102,7 @@ class Engine:
         return requests.EngineResult(device_name(self.device), total_memory(self.device), self.budget, sizes)
 
     def load(self, row):
-        """The model of a row of the catalog, on the device, loaded if it is not yet."""
+        """The model of a row of the catalog, on the device or to work there, loaded if it is not yet."""
         if row.path is None:
             return classical.METHODS[row.id]
         key = self._key(row)
@@ -108,14 +110,13 @@ class Engine:
             other = catalog.drawn_with(row, self.home)
             part = self.load(other) if other else None
             if row.family == Pipeline.family:
-                model = folders.load(row.path, precision(self.device))
+                model = folders.load(row.path, precision(self.device)).to(self.device)
                 model.sha256 = files.sha256(row.path)
             else:
-                model = models.load(row.path, part)
+                room = self.budget if self.device.type == "cuda" else None  # elsewhere it is the machine's memory
+                model = models.load(row.path, part, self.device, precision(self.device), room)
             model.name = row.id
-            self._loaded[key] = model.to(self.device)
-            if isinstance(model, LatentDiffusion) and precision(self.device) != torch.float32:
-                model.lower(precision(self.device))
+            self._loaded[key] = model
         self._loaded.move_to_end(key)
         while len(self._loaded) > 1 and self._held() > self.budget:
             self._loaded.popitem(last=False)

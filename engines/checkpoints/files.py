@@ -195,12 +195,14 @@ def _called_there(name, places):
     return told
 
 
-def load(path, expected, names=None, unused=()):
-    """The tensors of a file as float32, which must be just the names and shapes of `expected`.
+def load(path, expected, names=None, unused=(), device="cpu", dtypes=None):
+    """The tensors of a file on a `device`, as float32 or the `dtypes` of their names; just the shapes of `expected`.
 
     `expected` maps names to shapes. In a file of another program they lie under the `names`, a dict from ours to its
-    own or to `Rows`, beside what is `unused`; sides of 1 at the end of a shape do not count there. Raises
-    `BadCheckpoint` naming the first three differences, before any tensor is read, or if a value is NaN or infinite.
+    own or to `Rows`, beside what is `unused`; sides of 1 at the end of a shape do not count there. The file is mapped
+    into memory, and each tensor has memory of its own when it leaves it: a file may change or go while its model is
+    used. Raises `BadCheckpoint` naming the first three differences, before any tensor is read, or if a value is NaN or
+    infinite.
     """
     import torch
     from safetensors import SafetensorError, safe_open
@@ -213,19 +215,18 @@ def load(path, expected, names=None, unused=()):
         with safe_open(path, "pt") as file:
             for name, shape in expected.items():
                 place = places[name]
-                tensor = file.get_tensor(place.name)
-                tensor = tensor.t() if place.transposed else tensor
+                found = file.get_tensor(place.name)
+                found = found.t() if place.transposed else found
                 if place.parts > 1:
-                    tensor = tensor.chunk(place.parts)[place.part]
-                tensors[name] = tensor.reshape(shape)
+                    found = found.chunk(place.parts)[place.part]
+                found = found.reshape(shape).to(device)
+                if not torch.isfinite(found).all():
+                    place = shown(place.name)
+                    raise BadCheckpoint(f"{called(path)} holds NaN or infinite values in {place}; it cannot be used.")
+                dtype = (dtypes or {}).get(name, torch.float32) if found.is_floating_point() else found.dtype
+                tensors[name] = torch.empty(shape, dtype=dtype, device=device).copy_(found)
     except SafetensorError as error:  # of a header that is stricter there than here
         raise BadCheckpoint(f"{called(path)} cannot be read as safetensors; copy the file again.") from error
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point():
-            if not torch.isfinite(tensor).all():
-                place = shown(places[name].name)
-                raise BadCheckpoint(f"{called(path)} holds NaN or infinite values in {place}; it cannot be used.")
-            tensors[name] = tensor.float()
     return tensors
 
 

@@ -1,5 +1,6 @@
 """Models and their files: the family in the header says what to build, and the weights must fit it."""
 
+import contextlib
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -125,23 +126,25 @@ def _describe(model):
     return asdict(model.config)
 
 
-def load(path, part=None):
-    """The model in a file, in float32, ready to be used, with the `name` and the `sha256` of its file.
+def load(path, part=None, device="cpu", precision=torch.float32, room=None):
+    """The model in a file, ready to be used, with the `name` and the `sha256` of its file.
 
     Of a folder of diffusers that holds a Stable Diffusion, it is that by our own nets. `part` is the autoencoder that
-    a model draws with, or the model that it changes, loaded from the file that it names. Nets are built without memory
-    until the file fits.
+    a model draws with, or the model that it changes, loaded from the file that it names. Nets are built without memory,
+    and if the file fits, its weights go straight to the `device`, in float32, or in the `precision` of a UNet of latent
+    diffusion: each is in memory once. A Stable Diffusion of more than `room` bytes stays in the machine's memory, and
+    its parts take turns on the `device`.
 
     Raises `BadCheckpoint` for a file of no known family, for one whose weights do not fit, and for another `part` than
     the file names.
     """
     path = Path(path)
     if path.is_dir():
-        return _in_folder(path)
+        return _in_folder(path, device, precision, room)
     layout, metadata = foreign.recognised(path)
     family = layout.family
     if family == spandrels.FAMILY:
-        return _named(spandrels.load(path), path)
+        return _named(spandrels.load(path).to(device), path)
     if family in prompt.NAMED:
         how = prompt.NAMED[family].format(files.name(path))
         raise BadCheckpoint(f"{path.name} is no model by itself, but changes one: write {how} into a prompt.")
@@ -155,46 +158,80 @@ def load(path, part=None):
     if family in PARTS:
         _check_part(path, metadata.get(PARTS[family]), part)
         parts = (part,)
-    built = outline(path, [path, *filter(None, [layout.beside])], lambda: weights_of(FAMILIES[family](config, *parts)))
+    model = outline(path, [path, *filter(None, [layout.beside])], lambda: _built(family, config, parts, precision))
+    built = weights_of(model)
+    turns = _takes_turns(family, built, room)
+    place = "cpu" if turns else device
     if layout.beside:
         other, _ = foreign.recognised(layout.beside)
         if other.family != autoencoders.TINY_ENCODER:
             raise BadCheckpoint(f"{layout.beside.name} is no encoder of a tiny autoencoder; copy that of {path.name}.")
-        weights = _of_parts(built, [(path, layout.names, ()), (layout.beside, other.names, ())])
+        weights = _of_parts(built, [(path, layout.names, ()), (layout.beside, other.names, ())], place)
     else:
-        weights = _weights(path, built, layout.names, layout.unused)
-    model = FAMILIES[family](config, *parts)
-    model.load_state_dict(model.state_dict() | weights)
+        weights = _weights(path, built, layout.names, layout.unused, place)
+    _fill(model, weights, place, precision)
+    if turns:
+        model.take_turns(device)
     if family == stable_diffusion.FAMILY and stable_diffusion.is_unsure(config):
-        model.config = replace(model.config, **stable_diffusion.LOOKED_AT[_predicts_noise(model)])
-    return _named(model.drawing() if family in CHANGING else model, path, layout.beside)
+        with model.offload or contextlib.nullcontext():
+            model.config = replace(model.config, **stable_diffusion.LOOKED_AT[_predicts_noise(model)])
+    if family in CHANGING:
+        model = model.drawing()
+        _lower(model, precision)
+    return _named(model, path, layout.beside)
 
 
-def _in_folder(folder):
+def _in_folder(folder, device, precision, room):
     found = stable_diffusion.in_folder(folder)
     if found is None:
         raise BadCheckpoint(f"{folder.name} is no Stable Diffusion; diffusers itself may run it.")
     config, parts = found
     config = stable_diffusion.with_tokenizers(config, folder)
-    built = outline(folder, [path for path, _, _ in parts], lambda: _stable_diffusion(config).state_dict())
-    weights = _of_parts(built, parts)
-    model = _stable_diffusion(config)
-    model.load_state_dict(weights)
+    paths = [path for path, _, _ in parts]
+    model = outline(folder, paths, lambda: _built(stable_diffusion.FAMILY, config, (), precision))
+    built = model.state_dict()
+    turns = _takes_turns(stable_diffusion.FAMILY, built, room)
+    place = "cpu" if turns else device
+    _fill(model, _of_parts(built, parts, place), place, precision)
+    if turns:
+        model.take_turns(device)
     return _named(model, folder)
 
 
-def _of_parts(built, parts):
+def _takes_turns(family, built, room):
+    own = family == stable_diffusion.FAMILY  # all of whose parts are its own
+    return own and room is not None and sum(value.nbytes for value in built.values()) > room
+
+
+def _built(family, config, parts, precision):
+    model = FAMILIES[family](config, *parts)
+    _lower(model, precision)
+    return model
+
+
+def _lower(model, precision):
+    if isinstance(model, LatentDiffusion) and precision != torch.float32:
+        model.lower(precision)
+
+
+def _fill(model, weights, device, precision):
+    # a net without memory with its weights, which are all that it holds but for a few numbers
+    model.load_state_dict(model.state_dict() | weights, assign=True)
+    _lower(model.to(device), precision)
+
+
+def _of_parts(built, parts, device):
     # the weights of a model whose parts, by the first word of their names, have a file each
     weights = {}
     for path, names, unused in parts:
         prefix = next(iter(names)).partition(".")[0] + "."
         own = {name: value for name, value in built.items() if name.startswith(prefix)}
-        weights |= _weights(path, own, names, unused)
+        weights |= _weights(path, own, names, unused, device)
     return weights
 
 
 def outline(path, paths, state):
-    """What `state()` gives, the net of a file built without memory; its tensors lie in `paths`.
+    """What `state()` gives, the net of a file or its state, built without memory; its tensors lie in `paths`.
 
     Raises `BadCheckpoint` for a description that builds nothing, or far more than the files can hold.
     """
@@ -216,9 +253,10 @@ def outline(path, paths, state):
         hook.remove()
 
 
-def _weights(path, built, names, unused):
-    # the tensors of a file that go into what `outline` built
-    weights = files.load(path, {name: value.shape for name, value in built.items()}, names, unused)
+def _weights(path, built, names, unused, device):
+    # the tensors of a file that go into the state of what `outline` built
+    shapes, dtypes = ({name: getattr(value, what) for name, value in built.items()} for what in ("shape", "dtype"))
+    weights = files.load(path, shapes, names, unused, device, dtypes)
     for name, value in built.items():
         if value.is_floating_point() and not weights[name].is_floating_point():
             raise BadCheckpoint(f"{path.name} holds whole numbers for {name}; models that were quantised are not read.")
@@ -232,9 +270,10 @@ def _predicts_noise(model, side=16):
     One that predicts the noise does; one that predicts the velocity gives the picture there is not.
     """
     channels = model.config.unet.out_channels
-    x = torch.randn(1, channels, side, side, generator=torch.Generator().manual_seed(0))
-    words = model.words([""])
-    found = model.unet(x, torch.tensor([model.noise.levels - 1.0]), **words)
+    x = torch.randn(1, channels, side, side, generator=torch.Generator().manual_seed(0)).to(model.device)
+    words = {name: told.to(model.precision) for name, told in model.words([""]).items()}
+    last = torch.tensor([model.noise.levels - 1.0], device=model.device)
+    found = model.unet(x.to(model.precision), last, **words).to(x)
     return torch.nn.functional.cosine_similarity(found.flatten(), x.flatten(), dim=0).item() > 0.5
 
 

@@ -73,12 +73,16 @@ class FewSteps(nn.Module):
                 state[name] = weight + (self.up[layer] @ self.down[layer]).view(weight.shape)
         return state | {"guidance_proj.weight": own}
 
+    @torch.no_grad()
     def drawing(self):
         """The `FewStepDiffusion` of these weights; all but its UNet is that of the base."""
-        model = FewStepDiffusion(self.shape, self.base.first_stage, self.config)
-        model.unet.load_state_dict(self.weights())
-        model.text, model.base = self.base.text, self.base.name
-        return model.eval().requires_grad_(False)
+        with torch.device("meta"):  # all weights come from elsewhere
+            model = FewStepDiffusion(self.shape, self.base.first_stage, self.config)
+        model.unet.load_state_dict(self.weights(), assign=True)
+        for _, name in self.base.readers:
+            setattr(model, name, getattr(self.base, name))
+        model.base = self.base.name
+        return model.to(self.guidance.weight.device).eval().requires_grad_(False)
 
 
 class FewStepDiffusion(LatentDiffusion):

@@ -16,6 +16,7 @@ from engines.diffusion.denoisers import DENOISERS
 from engines.diffusion.schedules import DiscreteNoise, FlowNoise, alphas_cumprod, scaled_linear_betas
 from engines.diffusion.unet import UNet, UNetConfig, timestep_embedding
 from engines.errors import BadRequest, unknown
+from engines.offload import Offload
 from engines.text import tokenizer
 from engines.text.encoder import TextConfig, TextEncoder
 
@@ -117,8 +118,10 @@ class LatentDiffusion(nn.Module):
         # flow has a noise of its own; the others have that of Stable Diffusion
         with torch.device("cpu"):  # numbers, also where a net is built without memory
             discrete = DiscreteNoise(alphas_cumprod(scaled_linear_betas()))
+            mean = torch.tensor(config.latent_mean).view(1, -1, 1, 1)
         self.noise = FlowNoise() if config.prediction == "flow" else discrete
-        self.register_buffer("latent_mean", torch.tensor(config.latent_mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("latent_mean", mean, persistent=False)
+        self.offload = None
 
     def lower(self, precision):
         """Let the UNet compute in another `precision`, a dtype, with channels last, as GPUs are quickest.
@@ -126,6 +129,15 @@ class LatentDiffusion(nn.Module):
         Words, latents and pictures stay in float32: an autoencoder overflows in float16.
         """
         self.unet.to(dtype=precision, memory_format=torch.channels_last)
+
+    def take_turns(self, device):
+        """Let text encoders, UNet and autoencoder be on a `device` one at a time, and else where they are.
+
+        The model takes and gives tensors of that `device`. `offload` is what moves them.
+        """
+        self.latent_mean = self.latent_mean.to(device)
+        readers = [getattr(self, name) for _, name in self.readers]
+        self.offload = Offload([*readers, self.unet, self.first_stage], device)
 
     @property
     def precision(self):

@@ -87,7 +87,13 @@ class Pipeline:
             return 2 * vae.decode(codes, force_not_quantize=True, shape=shape).sample.float().clip(0, 1) - 1
         vae = self.pipe.vae
         latents = latents / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0)
-        return vae.decode(latents.to(vae.dtype)).sample.float()
+        halved = vae.dtype == torch.float16 and vae.config.get("force_upcast")  # one that overflows in half precision
+        if halved:
+            vae.to(torch.float32)
+        decoded = vae.decode(latents.to(vae.dtype)).sample.float()
+        if halved:
+            vae.to(torch.float16)
+        return decoded
 
     def of(self, task):
         """The pipeline of diffusers that draws by the same parts for one of its automatic classes, a `task`.

@@ -6,6 +6,8 @@ import torch
 
 from engines import pictures, tensors
 from engines.diffusion import guidance
+from engines.diffusion.latent import LatentDiffusion
+from engines.diffusion.tiled import Tiled
 from engines.errors import AtelierError, BadRequest
 from engines.requests import Progress, alone, choose
 from engines.text import prompt
@@ -14,17 +16,22 @@ from engines.vqgan import decoding
 PIXELS_AT_ONCE = 2**20  # of a batch; more pictures are drawn batch after batch
 PREVIEWS = 8  # a batch
 SHORT = "Memory was short, so it was drawn one row of a batch at a time; fewer or smaller pictures are quicker."
+TILED = "Memory was short, so the autoencoder went tile by tile, whose tones may differ a little; smaller pictures fit."
 
 
-def in_batches(request, size, draw, on_progress=None):
+def in_batches(request, model, size, draw, on_progress=None):
     """The pictures of a request, one of `Drawn`, of `size` `(width, height)`, as PIL, and a note on how it went.
 
-    `draw(request, batch, report, each)` gives the `(B, 3, H, W)` of the pictures in the range `batch`; it calls
+    `draw(request, model, batch, report, each)` gives the `(B, 3, H, W)` of the pictures in the range `batch`; it calls
     `report(index, count, look)` after each step, where `look()` would give what is to be seen, and lets nets go
-    over the rows of a batch as `each` says. Where memory runs out, they go over one row at a time instead.
+    over the rows of a batch as `each` says. Where memory runs out, they go over one row at a time instead. The
+    autoencoder of a `LatentDiffusion` does so by itself, and then goes over tiles, so that nothing is drawn anew.
     """
     batches = _batches(request, size)
-    finished, each = [], at_once
+    finished, each, stage = [], at_once, None
+    if isinstance(model, LatentDiffusion):
+        stage = Tiled(model.first_stage)
+        model = model.drawing_with(stage)
     for number, (request, batch) in enumerate(batches):
 
         def report(index, count, look, number=number):
@@ -33,7 +40,7 @@ def in_batches(request, size, draw, on_progress=None):
                 on_progress(Progress(number * count + index, len(batches) * count, preview))
 
         try:
-            drawn = draw(request, batch, report, each)
+            drawn = draw(request, model, batch, report, each)
         except torch.OutOfMemoryError:
             if each is tensors.row_by_row:
                 raise
@@ -42,11 +49,12 @@ def in_batches(request, size, draw, on_progress=None):
             each = tensors.row_by_row
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            drawn = draw(request, batch, report, each)
+            drawn = draw(request, model, batch, report, each)
         if not torch.isfinite(drawn).all():
             raise AtelierError("The picture came out without numbers; lower the guidance or choose another sampler.")
         finished += tensors.to_images(drawn)
-    return finished, SHORT if each is tensors.row_by_row else ""
+    short = each is tensors.row_by_row or bool(stage and stage.by_rows), bool(stage and stage.by_tiles)
+    return finished, " ".join(note for note, held in zip((SHORT, TILED), short, strict=True) if held)
 
 
 def as_stage(on_progress, number, count):

@@ -26,11 +26,8 @@ def generate(request, model, on_progress=None):
     """
     started = time.monotonic()
     _check(request, model)
-
-    def draw(request, batch, report, each):
-        return DRAW[model.family](request, model, batch, report, each)
-
-    images, note = drawing.in_batches(request, (request.width, request.height), draw, on_progress)
+    size = request.width, request.height
+    images, note = drawing.in_batches(request, model, size, DRAW[model.family], on_progress)
     finished = map(Picture, images, drawing.seeds(request, range(request.count)))
     return GenerateResult(tuple(finished), time.monotonic() - started, note=note)
 

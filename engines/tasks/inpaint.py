@@ -71,10 +71,10 @@ def _paint_part(request, model, wholes, rest, part, box, on_progress):
     x = tensors.from_image(Image.fromarray(_begun(request, small, strength >= 1))).to(model.device)
     hole = torch.from_numpy(strength)[None, None].to(model.device) * request.strength
 
-    def paint(request, batch, report, each):
+    def paint(request, model, batch, report, each):
         return PAINT[model.family](request, model, batch, x, hole, report, each)
 
-    painted, note = drawing.in_batches(request, work, paint, on_progress)
+    painted, note = drawing.in_batches(request, model, work, paint, on_progress)
     now = np.zeros_like(rest)
     inside = (slice(part[1], part[3]), slice(part[0], part[2]))
     now[inside] = rest[inside]

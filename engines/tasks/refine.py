@@ -37,10 +37,10 @@ def refine(request, model, upscaler, on_progress=None):
     image = upscale(larger, upscaler, drawing.as_stage(on_progress, 0, 2)).pictures[0].image
     x = tensors.pad_to_multiple(tensors.from_image(image), model.size_multiple).to(model.device)
 
-    def draw(request, batch, report, each):
+    def draw(request, model, batch, report, each):
         return _drawn_over(request, model, batch, x, report, each)
 
-    images, note = drawing.in_batches(request, x.shape[:1:-1], draw, drawing.as_stage(on_progress, 1, 2))
+    images, note = drawing.in_batches(request, model, x.shape[:1:-1], draw, drawing.as_stage(on_progress, 1, 2))
     made = [made.crop((0, 0, *image.size)) for made in images]
     if image.mode == "RGBA":
         for picture in made:

@@ -51,8 +51,8 @@ class VectorQuantizer(Quantizer):
 
     def _alive(self, _):
         """Codes that come from a file are in use: training goes on from them instead of restarting them."""
-        self.counts.fill_(1)
-        self.sums.copy_(self.embedding.weight)
+        self.sums = self.embedding.weight.detach().clone()  # where they are, which may be elsewhere than before
+        self.counts = torch.ones_like(self.sums[:, 0])
 
     @property
     def codebook(self):

@@ -60,6 +60,34 @@ def test_what_makes_a_model_quicker_is_kept_beside_it(tmp_path):
         models.load(path, quicker.base)
 
 
+@pytest.mark.parametrize("build", [tiny.vqgan, tiny.kl, tiny.latent_diffusion, tiny.token_generator, tiny.upscaler])
+def test_a_net_is_made_of_its_file_alone_and_keeps_what_it_read(build, tmp_path):
+    model, path = build(), tmp_path / "mine.safetensors"
+    models.save(path, model, {})
+    files.save(path, {name: value.float() for name, value in load_file(path).items()}, files.read_header(path)[1])
+    chance = torch.get_rng_state()
+    again = models.load(path, getattr(model, "first_stage", None))
+    assert torch.equal(torch.get_rng_state(), chance)  # no weights were drawn that others then take the place of
+    before = {name: value.clone() for name, value in again.state_dict().items()}
+    with open(path, "r+b") as file:  # as it is where a file is written anew while its model is loaded
+        file.write(bytes(path.stat().st_size))
+    assert all(torch.equal(value, before[name]) for name, value in again.state_dict().items())
+    assert {value.device.type for value in (*again.parameters(), *again.buffers())} == {"cpu"}
+
+
+def test_a_unet_is_read_in_the_precision_that_it_computes_in(tmp_path):
+    model, path = tiny.latent_diffusion(), tmp_path / "mine.safetensors"
+    models.save(path, model, {})
+    half = models.load(path, model.first_stage, precision=torch.bfloat16)
+    plain = models.load(path, model.first_stage)
+    plain.lower(torch.bfloat16)
+    assert half.precision == torch.bfloat16
+    for name, value in plain.state_dict().items():
+        assert value.dtype == (torch.bfloat16 if name.startswith("unet.") else torch.float32)
+        found = half.state_dict()[name]
+        assert found.dtype == value.dtype and found.stride() == value.stride() and torch.equal(found, value)
+
+
 def test_own_weights_are_taken_whole_or_not_at_all():
     model = tiny.token_generator()
     weights = models.own_weights(model)

@@ -350,11 +350,13 @@ def test_a_folder_of_the_peer_is_run_by_both_engines_alike(made, ours, tmp_path)
     assert "peer-ours" not in catalog.catalog(tmp_path)
 
 
-def test_what_a_net_of_version_2_predicts_is_looked_at(tokenizer_files, tmp_path):
+@pytest.mark.parametrize("how", [{}, {"precision": torch.bfloat16, "room": 0}], ids=["plainly", "in turns by halves"])
+def test_what_a_net_of_version_2_predicts_is_looked_at(tokenizer_files, tmp_path, how):
     parts = Parts(2, 4, tokenizer_files)
     (tmp_path / "tokenizer").symlink_to(tokenizer_files)
     save_file(parts.single_file(), tmp_path / "sd.safetensors")
-    assert models.load(tmp_path / "sd.safetensors").config.prediction == "v"  # of random weights: nothing of the noise
+    found = models.load(tmp_path / "sd.safetensors", **how)
+    assert found.config.prediction == "v"  # of random weights: nothing of the noise
     state = parts.single_file()
     # the same net, but one whose answer at the end is what it was given
     wide = state["model.diffusion_model.out.2.weight"]
@@ -377,7 +379,7 @@ def test_what_a_net_of_version_2_predicts_is_looked_at(tokenizer_files, tmp_path
     state["model.diffusion_model.out.0.weight"] = torch.ones_like(state["model.diffusion_model.out.0.weight"])
     state["model.diffusion_model.out.0.bias"] = torch.zeros_like(state["model.diffusion_model.out.0.bias"])
     save_file(state, tmp_path / "sd.safetensors")
-    assert models.load(tmp_path / "sd.safetensors").config.prediction == "eps"
+    assert models.load(tmp_path / "sd.safetensors", **how).config.prediction == "eps"
 
 
 def test_it_draws_and_paints_on_every_tab_by_its_name(made):
