@@ -1,10 +1,12 @@
 """A pipeline of diffusers in `models/` is a model beside ours: same noise, same fields, previews and Stop."""
 
+import copy
 import json
 
 import diffusers
 import numpy as np
 import pytest
+import torch
 from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline
 from PIL import Image
 
@@ -12,6 +14,7 @@ from engines import catalog, requests, tensors
 from engines.engine import Engine
 from engines.errors import BadCheckpoint, BadRequest, Cancelled
 from engines.pipelines import folders, schedulers
+from engines.pipelines.pipeline import Pipeline
 from tests import tiny
 from tests.peers import pipeline
 
@@ -224,3 +227,14 @@ def test_a_broken_folder_gets_a_sentence(tmp_path):
     (tmp_path / "broken" / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     with pytest.raises(BadCheckpoint, match="broken is no pipeline"):
         folders.load(tmp_path / "broken")
+
+
+def test_an_autoencoder_that_overflows_in_half_precision_decodes_in_float32(pipe):
+    halved = copy.deepcopy(pipe)
+    halved.vae.to(torch.float16).register_to_config(force_upcast=True)
+    whole = copy.deepcopy(halved.vae).float()
+    latents = torch.randn(1, 4, 8, 8)
+    with torch.no_grad():
+        found = Pipeline(halved).decode(latents)
+        expected = whole.decode(latents / whole.config.scaling_factor).sample
+    assert torch.equal(found, expected) and halved.vae.dtype == torch.float16
