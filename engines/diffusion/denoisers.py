@@ -11,7 +11,8 @@ class Denoiser:
     """`model(x, sigma, **extra) -> denoised` round a net and the noise process of its training.
 
     `net(x, t, **extra)` takes times `t (B,)` in the unit of `noise.t`. With `dtype` the net's input
-    and `extra` are cast to the precision that the net runs in; scalings, times and result keep that of `x`.
+    and `extra` are cast to the precision that the net runs in; scalings, times, numbers a row and the result keep that
+    of `x`.
     """
 
     def __init__(self, net, noise, dtype=None):
@@ -23,7 +24,7 @@ class Denoiser:
         """`x (B, ...)` with noise `sigma (B,)` > 0 to its estimate of x0, `(B, ...)`."""
         c_skip, c_out, c_in, c_noise = self.scalings(sigma)
         if self.dtype:
-            extra = {name: value.to(self.dtype) for name, value in extra.items()}
+            extra = {name: value.to(self.dtype) if value.ndim > 1 else value for name, value in extra.items()}
         raw = self.net((_per_row(c_in, x) * x).to(self.dtype or x.dtype), c_noise, **extra)
         return _per_row(c_skip, x) * x + _per_row(c_out, x) * raw.to(x.dtype)
 

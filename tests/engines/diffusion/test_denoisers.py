@@ -167,3 +167,11 @@ def test_each_row_has_its_own_sigma(name):
 def test_the_table_holds_every_parameterisation():
     assert set(DENOISERS) == {"eps", "v", "x0", "flow"}
     assert all(issubclass(kind, Denoiser) for kind in DENOISERS.values())
+
+
+def test_numbers_a_row_stay_precise_where_the_net_is_not():
+    told = {}
+    model = DENOISERS["flow"](lambda x, t, **more: told.update(more) or x, FLOW, dtype=torch.bfloat16)
+    x0, _ = pictures(torch.float32)
+    model(x0, torch.ones(4), guidance=torch.full((4,), 5.3), context=torch.ones(4, 2, 3))
+    assert told["guidance"].dtype == torch.float32 and told["context"].dtype == torch.bfloat16
