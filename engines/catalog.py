@@ -64,8 +64,7 @@ def catalog(home=None):
 
     A file that cannot be read is logged and left out.
     """
-    shipped = map(read, sorted(ASSETS.glob("*/model.safetensors")))
-    paths = [row.path for row in sorted(shipped, key=lambda row: list(TASKS).index(row.family))]
+    paths = sorted(ASSETS.glob("*/model.safetensors"))
     if home:
         own = Path(home) / "models"
         folders = sorted(path.parent for path in own.rglob(files.PIPELINE))
@@ -87,7 +86,13 @@ def catalog(home=None):
         about = {"about": method.about}
         row = Model(name, method.family, TASKS[method.family], None, 0, "Apache-2.0 (OpenCV)", about)
         rows.setdefault(name, row)
-    return rows
+    return dict(sorted(rows.items(), key=lambda item: _place(item[1])))
+
+
+def _place(row):
+    # where a shipped model stands; all others follow, as they come
+    families = list(TASKS)
+    return families.index(row.family) if row.path and row.path.is_relative_to(ASSETS) else len(families)
 
 
 def _rows(path):
