@@ -78,7 +78,7 @@ class FewSteps(nn.Module):
         """The `FewStepDiffusion` of these weights; all but its UNet is that of the base."""
         with torch.device("meta"):  # all weights come from elsewhere
             model = FewStepDiffusion(self.shape, self.base.first_stage, self.config)
-        model.unet.load_state_dict(self.weights(), assign=True)
+        model.unet.load_state_dict({name: value.detach() for name, value in self.weights().items()}, assign=True)
         for _, name in self.base.readers:
             setattr(model, name, getattr(self.base, name))
         model.base = self.base.name

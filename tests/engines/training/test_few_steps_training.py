@@ -71,6 +71,8 @@ def test_the_teacher_stays_as_it_is():
     before = {name: value.clone() for name, value in trainer.base.state_dict().items()}
     for index in range(3):
         trainer.step(index, 1.0)
+        trainer.samples()  # which must leave what learns as it is, too
+    assert all(parameter.requires_grad for parameter in (*trainer.model.up.values(), trainer.model.guidance.weight))
     assert all(torch.equal(value, before[name]) for name, value in trainer.base.state_dict().items())
     assert all(parameter.any() for parameter in trainer.model.up.values())
 
