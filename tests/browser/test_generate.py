@@ -162,14 +162,14 @@ def test_a_model_by_tokens_has_settings_of_its_own(artist):
     expect(artist.find("#generate-steps input[type=number]")).to_have_value(str(SUITED["token-transformer"]["steps"]))
     artist.open("Tokens in detail")
     artist.number("top-k", 5)
-    artist.ask("red disc", seed=12)
+    artist.ask("red disc", seed=12, steps=5)
     request = request_in(artist.draw())
     assert (request["model"], request["top_k"]) == ("my-tokens", 5)
     expect(artist.find("#generate-details")).to_contain_text("Halton")
     artist.choose_model("icons-diffusion")
     expect(artist.find("#generate-sampler")).to_be_visible()
     expect(artist.find("button.label-wrap", has_text="Tokens in detail")).to_be_hidden()
-    expect(artist.find("#generate-steps input[type=number]")).to_have_value("4")  # as the artist has set it
+    expect(artist.find("#generate-steps input[type=number]")).to_have_value("5")  # as the artist has set it
 
 
 def test_a_model_of_few_steps_has_its_path_and_its_guidance_within(artist):
