@@ -221,17 +221,17 @@ def _drawer(model, folder, out):
 
     asked, measures = requests.SUITED[model.family], quality.measure(folder.bench(size), model, say)
     figures = {"prompts": len(chosen), "held_out_prompts": sum(e.held_out for e in chosen), "quality": measures}
-    more = ""
+    sections = [f"## Measures\n\n{quality.table(measures)}"]
     if "inpaint" in catalog.TASKS[model.family]:
         figures["restoration"] = restoration.measure(model, folder.examples(size), size, out, say)
-        more += f"\n## Restoration\n\n{restoration.described(figures['restoration'])}"
+        sections.append(f"## Restoration\n\n{restoration.described(figures['restoration'])}")
     if model.family in LOSSES:
         say("loss on pictures seen and held out")
         loss, meaning = LOSSES[model.family]
         sides = {name: [e for e in icons if e.held_out is held_out][:256] for name, held_out in SIDES.items()}
         figures["loss"] = {name: loss(model, part) for name, part in sides.items() if part}
         measured = ", ".join(f"{value:.4f} on {len(sides[name])} {name}" for name, value in figures["loss"].items())
-        more += f"\n## Loss\n\n{meaning} at 16 even times, on pictures with white behind them: {measured}.\n"
+        sections.append(f"## Loss\n\n{meaning} at 16 even times, on pictures with white behind them: {measured}.")
     chinese = "English and Chinese, seeds 0 and 1 each:\n\n![Chinese](chinese.webp)\n\n" if both else ""
     body = (
         "## Pictures, as they come\n\n"
@@ -240,7 +240,7 @@ def _drawer(model, folder, out):
         f"{asked['steps']} steps, guidance {asked['cfg_scale']}, all else by default; nothing was chosen.\n\n"
         f"![Prompts](prompts.webp)\n\nThe style word, one seed:\n\n![Styles](styles.webp)\n\n{chinese}"
         "Drawn, and beside it the three nearest training pictures by colour on a grid of 16x16:\n\n"
-        f"![Nearest](nearest.webp)\n\n## Measures\n\n{quality.table(measures)}{more}"
+        "![Nearest](nearest.webp)\n\n" + "\n\n".join(section.strip() for section in sections) + "\n"
     )
     return figures, body
 
