@@ -292,8 +292,9 @@ def test_as_a_folder_it_is_opened_by_the_peer_and_comes_back(made, ours, tmp_pat
         told(pipe, (64, 96), "red fox", None, parts.is_refiner)
         for pipe in (pipe, parts.pipeline(EulerDiscreteScheduler(**BETAS)))
     )
+    # of the same weights; on some processors sums go in another order where they lie otherwise in memory
     for found, expected in zip(sum(here, ()), sum(there, ()), strict=True):
-        assert torch.equal(found, expected)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     back = models.load(tmp_path / "folder")
     state, same = back.state_dict(), ours.state_dict()
     assert back.config == ours.config and all(torch.equal(state[name], same[name]) for name in same)
