@@ -18,8 +18,6 @@ from engines.training.loop import fingerprint
 from engines.training.losses import contrastive
 from engines.training.trainer import CaptionedTrainer
 
-EVERY_HELD_OUT = 50  # steps between two looks at the held-out pictures
-
 
 @dataclass(frozen=True, kw_only=True)
 class CLIPRecipe(CaptionedRecipe):
@@ -38,6 +36,7 @@ class CLIPTrainer(CaptionedTrainer):
 
     betas = (0.9, 0.98)
     weight_decay = 0.05
+    every_held_out = 50
 
     def __init__(self, recipe, examples, first_stage, device="cpu", card=None, report=None):
         super().__init__(recipe, examples, first_stage, device, card, report)
@@ -58,7 +57,7 @@ class CLIPTrainer(CaptionedTrainer):
         loss = contrastive(similarity)
         self.learn(loss, index, rate_share)
         row = {"loss": loss.item(), "found": found(similarity)}
-        if self.pictures.held_out and (index + 1) % EVERY_HELD_OUT == 0:
+        if self.looks(index):
             row["held-out found"] = found(self._held_out())
         return row
 

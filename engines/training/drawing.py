@@ -10,8 +10,6 @@ from engines.training.captioned import shown_captions
 from engines.training.loop import fingerprint
 from engines.training.trainer import CaptionedTrainer
 
-EVERY_HELD_OUT = 250  # steps between two looks at the held-out loss
-
 
 class DrawingTrainer(CaptionedTrainer):
     """Learns to draw the pictures from their captions.
@@ -80,7 +78,7 @@ class DrawingTrainer(CaptionedTrainer):
         loss = self.loss(*self.pictures.draw(index))
         self.learn(loss, index, rate_share)
         row = {"loss": loss.item()}
-        if self.pictures.held_out and (index + 1) % EVERY_HELD_OUT == 0:
+        if self.looks(index):
             row["held-out loss"] = self.held_out_loss()
         return row
 

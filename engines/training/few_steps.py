@@ -15,7 +15,6 @@ from engines.errors import BadRequest
 from engines.pictures import grid
 from engines.runtime import autocast
 from engines.training.captioned import CaptionedRecipe, shown_captions
-from engines.training.drawing import EVERY_HELD_OUT
 from engines.training.loop import fingerprint
 from engines.training.trainer import CaptionedTrainer
 
@@ -58,7 +57,7 @@ class FewStepTrainer(CaptionedTrainer):
         loss = self.loss(rows, captions, tensors.generator(index))
         self.learn(loss, index, rate_share)
         row = {"loss": loss.item()}
-        if self.pictures.held_out and (index + 1) % EVERY_HELD_OUT == 0:
+        if self.looks(index):
             row["held-out loss"] = self.held_out_loss()
         return row
 
@@ -74,16 +73,17 @@ class FewStepTrainer(CaptionedTrainer):
         sigma, lower, end = self._levels(count, generator)
         x = x0 + sigma * n
         with autocast(self.device, self.precision):
+            weights = self.model.weights()
             with torch.no_grad():
                 words = self.base.words(captions) | self._around(count)
                 walked = _step(x, self._guided(x, sigma, scale, words), sigma, lower)
                 # at the end of the stretch there is nothing left to jump
                 onward = lower > end
                 there = torch.where(onward, lower, sigma)
-                jumped = _step(walked, self._jump(walked, there, scale, words), there, end)
+                jumped = _step(walked, self._jump(weights, walked, there, scale, words), there, end)
                 aim = torch.where(onward, jumped, walked)
                 wanted = x - sigma * (aim - x) / (end - sigma)  # the picture without noise that leads there
-            found = self._jump(x, sigma, scale, words)
+            found = self._jump(weights, x, sigma, scale, words)
         c_out = self._denoiser(None).scalings(sigma.flatten())[1]
         error = ((found - wanted) / c_out.view(-1, 1, 1, 1)).square().mean((1, 2, 3))
         return ((error + recipe.huber**2).sqrt() - recipe.huber).mean()
@@ -122,8 +122,8 @@ class FewStepTrainer(CaptionedTrainer):
 
         return DENOISERS[self.base.config.prediction](net, self.base.noise)
 
-    def _jump(self, x, sigma, scale, words):
-        return self._denoiser(self.model.weights())(x, sigma.flatten(), guidance=scale, **words)
+    def _jump(self, weights, x, sigma, scale, words):
+        return self._denoiser(weights)(x, sigma.flatten(), guidance=scale, **words)
 
     @torch.no_grad()
     def held_out_loss(self):

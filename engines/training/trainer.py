@@ -62,9 +62,15 @@ class Trainer:
 class CaptionedTrainer(Trainer):
     """Learns the pictures that are not held out, in the encoding of the autoencoder `first_stage`."""
 
+    every_held_out = 250  # steps between two looks at the pictures that are
+
     def __init__(self, recipe, examples, first_stage, device="cpu", card=None, report=None):
         torch.manual_seed(recipe.seed)
         self.recipe, self.device, self.card = recipe, torch.device(device), card or {}
         self.batch = recipe.batch
         self.first_stage = first_stage.to(self.device).eval()
         self.pictures = CaptionedLatents(recipe, examples, self.first_stage, self.device, report)
+
+    def looks(self, index):
+        """Whether step `index` ends with a look at the held-out pictures."""
+        return bool(self.pictures.held_out) and (index + 1) % self.every_held_out == 0

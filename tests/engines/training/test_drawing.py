@@ -34,8 +34,8 @@ def test_the_held_out_loss_is_of_the_averages_and_changes_nothing(made):
 
 
 def test_the_held_out_loss_is_in_the_log_every_so_often(made, monkeypatch):
-    monkeypatch.setattr("engines.training.drawing.EVERY_HELD_OUT", 2)
     trainer = made[0]()
+    monkeypatch.setattr(trainer, "every_held_out", 2)
     rows = [trainer.step(index, 1.0) for index in range(4)]
     assert ["held-out loss" in row for row in rows] == [False, True, False, True]
 

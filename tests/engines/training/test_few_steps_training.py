@@ -48,10 +48,10 @@ def test_nothing_is_to_be_learned_where_the_path_is_straight(monkeypatch):
     trainer = tiny.few_step_trainer()
     picture = torch.randn(1, 4, 8, 8)
     monkeypatch.setattr(trainer, "_guided", lambda x, sigma, scale, words: picture.expand_as(x))
-    monkeypatch.setattr(trainer, "_jump", lambda x, sigma, scale, words: picture.expand_as(x))
+    monkeypatch.setattr(trainer, "_jump", lambda weights, x, sigma, scale, words: picture.expand_as(x))
     rows, captions, _ = trainer.pictures.draw(0)
     assert trainer.loss(rows, captions, tensors.generator(0)) < 1e-5
-    monkeypatch.setattr(trainer, "_jump", lambda x, sigma, scale, words: picture.expand_as(x) + 0.5)
+    monkeypatch.setattr(trainer, "_jump", lambda weights, x, sigma, scale, words: picture.expand_as(x) + 0.5)
     assert trainer.loss(rows, captions, tensors.generator(0)) > 0.01
 
 
