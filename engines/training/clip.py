@@ -28,7 +28,7 @@ class CLIPRecipe(CaptionedRecipe):
     photo_share: float = 0.02
     rate: float = 1e-3  # peak learning rate
     noise: float = 0.7  # most noise on the latents: coarse shape and colour shall count
-    ema_decay: float = 0.99
+    ema_decays: tuple = (0.99,)
 
 
 class CLIPTrainer(CaptionedTrainer):

@@ -32,7 +32,7 @@ class DiffusionRecipe(CaptionedRecipe):
     masked_time_mean: float = 0.0  # where the picture around is known, words decide less
     time_std: float = 1.2
     known_weight: float = 0.1  # of an error where the picture is known, against 1 where it is to be painted
-    ema_decay: float = 0.999
+    ema_decays: tuple = (0.999, 0.9998)  # two lengths, of which the better is kept
 
     @property
     def masked(self):

@@ -79,15 +79,14 @@ class DrawingTrainer(CaptionedTrainer):
         self.learn(loss, index, rate_share)
         row = {"loss": loss.item()}
         if self.looks(index):
-            row["held-out loss"] = self.held_out_loss()
+            row["held-out loss"] = self.choose()
         return row
 
     @torch.no_grad()
-    def held_out_loss(self):
-        """The loss of the averaged weights on held-out pictures; the same for the same weights."""
+    def held_out_loss(self, average):
         self.model.eval()
         rows = self.pictures.held_out
-        with self.average.swapped():
+        with average.swapped():
             return self.loss_of_held_out(rows, [row.caption() for row in rows]).item()
 
     @torch.no_grad()

@@ -30,7 +30,7 @@ class FewStepRecipe(CaptionedRecipe):
     at_start: float = 0.3  # share of the rows that stand where a stretch begins, as all do in drawing
     huber: float = 0.03  # errors of a row above it count by their size, those below by their square
     caption_dropout: float = 0.02  # what it draws without words
-    ema_decay: float = 0.998
+    ema_decays: tuple = (0.998, 0.9995)  # two lengths, of which the better is kept
 
 
 class FewStepTrainer(CaptionedTrainer):
@@ -58,7 +58,7 @@ class FewStepTrainer(CaptionedTrainer):
         self.learn(loss, index, rate_share)
         row = {"loss": loss.item()}
         if self.looks(index):
-            row["held-out loss"] = self.held_out_loss()
+            row["held-out loss"] = self.choose()
         return row
 
     def loss(self, rows, captions, generator):
@@ -126,10 +126,9 @@ class FewStepTrainer(CaptionedTrainer):
         return self._denoiser(weights)(x, sigma.flatten(), guidance=scale, **words)
 
     @torch.no_grad()
-    def held_out_loss(self):
-        """The loss of the averaged weights on held-out pictures; the same for the same weights."""
+    def held_out_loss(self, average):
         rows = self.pictures.held_out
-        with self.average.swapped():
+        with average.swapped():
             return self.loss(rows, [row.caption() for row in rows], tensors.generator(0)).item()
 
     @torch.no_grad()

@@ -32,7 +32,7 @@ class TokenRecipe(CaptionedRecipe):
     rate: float = 2e-3  # peak learning rate
     alike: int = 16  # codes that count as right for one: itself and its nearest; 1 is itself alone
     caption_dropout: float = 0.1  # for guidance
-    ema_decay: float = 0.999
+    ema_decays: tuple = (0.999, 0.9998)  # two lengths, of which the better is kept
 
 
 class Alike:

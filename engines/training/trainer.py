@@ -8,9 +8,9 @@ from engines.training.loop import MovingAverage, load_optimizer_state, optimizer
 
 
 class Trainer:
-    """Learns one model by one loss, with a moving average of it.
+    """Learns one model by one loss, with moving averages of it; one of them, `average`, is what the run is for.
 
-    A subclass has a `recipe` with `rate` and `ema_decay`, and its `device` and `card`; it makes `model` and calls
+    A subclass has a `recipe` with `rate` and `ema_decays`, and its `device` and `card`; it makes `model` and calls
     `begin`, and `learn` with the loss of each step.
     """
 
@@ -20,8 +20,9 @@ class Trainer:
     weight_decay = 0.01
 
     def begin(self):
-        """Set out from the model as it is, with its moving average and its optimizers."""
-        self.average = MovingAverage(self.model, self.recipe.ema_decay)
+        """Set out from the model as it is, with its moving averages and its optimizers."""
+        self.averages = [MovingAverage(self.model, decay) for decay in self.recipe.ema_decays]
+        self.average = self.averages[0]
         self.optimizers = self.new_optimizers([p for p in self.model.parameters() if p.requires_grad])
 
     def new_optimizers(self, parameters):
@@ -38,18 +39,20 @@ class Trainer:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
-        self.average.update(index)
+        for average in self.averages:
+            average.update(index)
 
     def state(self):
         return {
             "model": models.own_weights(self.model),
-            "average": self.average.values,
+            "averages": {str(i): average.values for i, average in enumerate(self.averages)},
             "optimizers": {str(i): optimizer_state(optimizer) for i, optimizer in enumerate(self.optimizers)},
         }
 
     def load_state(self, state):
         models.load_own_weights(self.model, state["model"])
-        self.average.load(state["average"])
+        for i, average in enumerate(self.averages):
+            average.load(state["averages"][str(i)])
         for i, optimizer in enumerate(self.optimizers):
             load_optimizer_state(optimizer, state["optimizers"][str(i)])
 
@@ -74,3 +77,19 @@ class CaptionedTrainer(Trainer):
     def looks(self, index):
         """Whether step `index` ends with a look at the held-out pictures."""
         return bool(self.pictures.held_out) and (index + 1) % self.every_held_out == 0
+
+    def held_out_loss(self, average):
+        """The loss of the weights of a moving average on held-out pictures; the same for the same weights."""
+        raise NotImplementedError
+
+    def choose(self):
+        """Go by the moving average that does best on the held-out pictures; returns its loss."""
+        losses = [self.held_out_loss(average) for average in self.averages]
+        self.average = self.averages[losses.index(min(losses))]
+        return min(losses)
+
+    def export(self, path):
+        if self.pictures.held_out and len(self.averages) > 1:
+            self.choose()
+        self.card["moving average"] = self.average.decay
+        super().export(path)

@@ -29,7 +29,7 @@ class UpscalerRecipe:
     photo_share: float = 0.7  # of a batch, where the folder has both icons and photographs
     clean_share: float = 0.4  # of a batch: made smaller and nothing else
     mean_share: float = 0.5  # of a batch: told from nothing, as the first step does
-    ema_decay: float = 0.999
+    ema_decays: tuple = (0.999,)
     seed: int = 0
 
 

@@ -4,7 +4,9 @@ import dataclasses
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from engines.checkpoints import files
 from engines.errors import BadRequest, Cancelled
 from engines.training import loop
 from tests import tiny
@@ -24,12 +26,12 @@ def test_the_held_out_loss_is_of_the_averages_and_changes_nothing(made):
     trainer = made[0]()
     trainer.step(0, 1.0)
     weights = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-    first, again = trainer.held_out_loss(), trainer.held_out_loss()
+    first, again = (trainer.held_out_loss(trainer.average) for _ in range(2))
     assert first == again > 0
     assert all(torch.equal(value, weights[name]) for name, value in trainer.model.state_dict().items())
     for value in trainer.average.values.values():
         value.zero_()  # of the averages alone
-    assert trainer.held_out_loss() != first
+    assert trainer.held_out_loss(trainer.average) != first
     assert trainer.step(1, 1.0)["loss"] > 0
 
 
@@ -40,10 +42,29 @@ def test_the_held_out_loss_is_in_the_log_every_so_often(made, monkeypatch):
     assert ["held-out loss" in row for row in rows] == [False, True, False, True]
 
 
-def test_the_average_sets_out_from_the_model(made):
+def test_the_averages_set_out_from_the_model(made):
     trainer = made[0]()
     state = trainer.model.state_dict()
-    assert all(torch.equal(value, state[name]) for name, value in trainer.average.values.items())
+    for average in trainer.averages:
+        assert all(torch.equal(value, state[name]) for name, value in average.values.items())
+
+
+@pytest.mark.parametrize("better", [0, 1])
+def test_the_average_that_does_better_on_held_out_pictures_is_exported(made, better, tmp_path):
+    trainer = made[0]()
+    assert len(trainer.averages) == 2
+    for index in range(3):
+        trainer.step(index, 1.0)
+    losses = [trainer.held_out_loss(average) for average in trainer.averages]
+    worse = trainer.averages[1 - better]
+    for value in worse.values.values():
+        value.zero_()
+    kept = trainer.averages[better]
+    assert trainer.choose() == losses[better] and trainer.average is kept
+    trainer.export(tmp_path / "model.safetensors")
+    written = load_file(tmp_path / "model.safetensors")
+    assert all(torch.equal(value.half(), written[name]) for name, value in kept.values.items())
+    assert files.read_header(tmp_path / "model.safetensors")[1]["card"]["moving average"] == kept.decay
 
 
 def test_the_autoencoder_is_never_in_training(made):

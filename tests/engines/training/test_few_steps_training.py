@@ -33,13 +33,13 @@ def ends(trainer, count=6):
 def test_jumps_learn_to_end_where_the_walk_does():
     wider = dataclasses.replace(tiny.FEW_STEP_RECIPE.few_steps, rank=4)
     trainer = tiny.few_step_trainer(dataclasses.replace(tiny.FEW_STEP_RECIPE, few_steps=wider, batch=8, rate=3e-3))
-    (walked, jumped), loss = ends(trainer), trainer.held_out_loss()
+    (walked, jumped), loss = ends(trainer), trainer.held_out_loss(trainer.average)
     before = (walked - jumped).norm()
     for index in range(60):
         trainer.step(index, 1 - index / 60)
     with trainer.average.swapped():
         walked, jumped = ends(trainer)
-    assert trainer.held_out_loss() < 0.8 * loss
+    assert trainer.held_out_loss(trainer.average) < 0.8 * loss
     assert (walked - jumped).norm() < 0.9 * before
 
 

@@ -38,8 +38,9 @@ def test_a_killed_run_resumes_to_the_same_weights(make, tmp_path):
     assert loop.train(second, tmp_path / "parts", resume=True) == 5
     for (name, a), b in zip(whole.model.state_dict().items(), second.model.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
-    for name, value in whole.average.values.items():
-        assert torch.equal(value, second.average.values[name]), name
+    for average, resumed in zip(whole.averages, second.averages, strict=True):
+        for name, value in average.values.items():
+            assert torch.equal(value, resumed.values[name]), name
     for ours, theirs in zip(whole.optimizers, second.optimizers, strict=True):
         moments, resumed = ours.state_dict()["state"], theirs.state_dict()["state"]
         assert moments
