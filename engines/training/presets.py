@@ -30,7 +30,17 @@ ICONS = VQGANRecipe(
 
 VQGAN = {
     "icons": ICONS,
-    "icons-decoder": replace(ICONS, decoder_only=True, rate=4e-4, adversarial_start=1000, photo_share=0.4),
+    "icons-decoder": replace(ICONS, learns="decoder", rate=4e-4, adversarial_start=1000, photo_share=0.4),
+    "icons-larger": replace(
+        ICONS,
+        autoencoder=replace(ICONS_F8, larger=2),
+        learns="larger",
+        inexact=0.2,
+        size=256,
+        crop=128,
+        adversarial_start=2000,
+        photo_share=0.3,
+    ),
     "digits": VQGANRecipe(
         DIGITS_F4,
         CodebookConfig(128, l2_normalised=True, ema_decay=0.99),

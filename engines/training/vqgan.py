@@ -1,6 +1,6 @@
 """Training a VQGAN: autoencoder against discriminator (Esser et al., 2021, eq. 5 to 7)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -17,6 +17,13 @@ from engines.training.loop import MovingAverage, fingerprint, load_optimizer_sta
 from engines.vqgan.autoencoder import VQGAN, AutoencoderConfig, CodebookConfig
 from engines.vqgan.discriminator import PatchDiscriminator
 from engines.vqgan.quantizer import usage
+
+# parts of a VQGAN that learn
+LEARNS = {
+    "all": ("",),
+    "decoder": ("post_quant_conv.", "decoder."),
+    "larger": ("decoder.larger.",),  # the head for twice the sides, which reads what the decoder has made
+}
 
 
 @dataclass(frozen=True)
@@ -37,8 +44,9 @@ class VQGANRecipe:
     adversarial: str = "hinge"
     adversarial_weight: float = 0.1
     adversarial_start: int = 2000  # steps before the discriminator joins
+    inexact: float = 0.0  # most noise on the latents of a picture: what a model draws is never quite right
     diversity_weight: float = 0.0  # of the mode-seeking term; for decoders that vary with their noise
-    decoder_only: bool = False  # the codes stay as they are, and with them all models that draw in their latents
+    learns: str = "all"  # one of LEARNS; unless all does, the codes stay, and with them the models that draw in them
     photo_share: float = 0.3  # of a batch, where the folder has both icons and photographs
     ema_decay: float = 0.999
     seed: int = 0
@@ -46,18 +54,20 @@ class VQGANRecipe:
     def __post_init__(self):
         if self.adversarial not in losses.ADVERSARIAL:
             raise unknown("adversarial loss", self.adversarial, losses.ADVERSARIAL)
+        if self.learns not in LEARNS:
+            raise unknown("part of a VQGAN", self.learns, LEARNS)
 
 
 class VQGANTrainer:
     """Learns the pictures that are not held out, from a new VQGAN or from `start`.
 
-    Raises `BadRequest` if all of them are held out, and for a recipe of a decoder alone without codes to decode.
+    Raises `BadRequest` if all of them are held out, and for a recipe of a part alone without codes to decode.
     """
 
     precision = "auto"  # one of runtime.PRECISIONS
 
     def __init__(self, recipe, examples, device="cpu", card=None, start=None):
-        if recipe.decoder_only and start is None:
+        if recipe.learns != "all" and start is None:
             raise BadRequest("A decoder alone learns the codes of a trained VQGAN: name that one with --from.")
         torch.manual_seed(recipe.seed)
         self.recipe, self.device, self.card = recipe, torch.device(device), card or {}
@@ -66,11 +76,11 @@ class VQGANTrainer:
         self.icons = [example for example in kept if example.pixels.shape[2] == 4]
         self.photos = [example for example in kept if example.pixels.shape[2] == 3]
         self.shown = [example for example in examples if example.held_out][:: max(1, len(examples) // 80)][:8]
-        self.model = (start or VQGAN(recipe.autoencoder, recipe.codebook)).to(self.device)
-        if recipe.decoder_only:
-            self.model.requires_grad_(False)
-            for part in (self.model.post_quant_conv, self.model.decoder):
-                part.requires_grad_(True)
+        self.model = self._model(start).to(self.device)
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(name.startswith(LEARNS[recipe.learns]))
+        if self.model.codebook_config.ema_decay:  # which follows what it quantizes
+            self.model.quantize.requires_grad_(False)
         self.discriminator = PatchDiscriminator(
             recipe.autoencoder.in_channels, recipe.discriminator_ch, recipe.discriminator_layers
         ).to(self.device)
@@ -80,6 +90,30 @@ class VQGANTrainer:
         learned = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(learned, recipe.rate, betas=(0.9, 0.95), weight_decay=1e-4)
         self.opponent = torch.optim.AdamW(self.discriminator.parameters(), recipe.discriminator_rate, betas=(0.5, 0.9))
+
+    def _model(self, start):
+        recipe, shape = self.recipe, self.recipe.autoencoder
+        if start is None:
+            return VQGAN(shape, recipe.codebook)
+        if recipe.learns != "larger" or start.config.larger:
+            return start
+        model = VQGAN(replace(start.config, larger=shape.larger), start.codebook_config)
+        model.load_state_dict(model.state_dict() | start.state_dict())
+        return model
+
+    def _reconstructed(self, x):
+        """What the part that learns makes of pictures, and the bottleneck."""
+        larger = self.recipe.learns == "larger"
+        with autocast(self.device, self.precision):
+            latents = self.model.encode(F.avg_pool2d(x, 2) if larger else x)
+        latents = latents.float()
+        if self.recipe.inexact and self.model.training:
+            most = self.recipe.inexact * torch.rand(len(x), 1, 1, 1)
+            latents = latents + (most * torch.randn(latents.shape)).to(latents)
+        quantized = self.model.quantize(latents)
+        with autocast(self.device, self.precision):
+            y = self.model.decode_codes(quantized.codes, larger)
+        return y.float(), quantized
 
     def pictures(self, index):
         """The batch of one step, drawn from the step's number alone: `(B, 3, crop, crop)`."""
@@ -100,14 +134,9 @@ class VQGANTrainer:
             for group in optimizer.param_groups:
                 group["lr"] = rate * rate_share
         self.model.train()
-        self.model.quantize.train(not recipe.decoder_only)  # an EMA codebook learns in training mode
+        self.model.quantize.train(recipe.learns == "all")  # an EMA codebook learns in training mode
         x = self.pictures(index)
-        with autocast(self.device, self.precision):
-            latents = self.model.encode(x)
-        quantized = self.model.quantize(latents.float())
-        with autocast(self.device, self.precision):
-            y = self.model.decode_codes(quantized.codes)
-        y = y.float()
+        y, quantized = self._reconstructed(x)
         pixel = F.l1_loss(y, x)
         perceptual = self.perceptual(x, y)
         reconstruction = pixel + recipe.perceptual_weight * perceptual
@@ -118,7 +147,9 @@ class VQGANTrainer:
             generator_loss, discriminator_loss = losses.ADVERSARIAL[recipe.adversarial]
             self.discriminator.requires_grad_(False)
             fooling = generator_loss(self.discriminator(diff_augment(y)))
-            weight = losses.adaptive_weight(reconstruction, fooling, self.model.decoder.conv_out.weight)
+            decoder = self.model.decoder
+            head = decoder.larger if recipe.learns == "larger" else decoder
+            weight = losses.adaptive_weight(reconstruction, fooling, head.conv_out.weight)
             loss = loss + recipe.adversarial_weight * weight * fooling
             row["generator"] = fooling.item()
         if recipe.diversity_weight:
@@ -171,12 +202,13 @@ class VQGANTrainer:
     def samples(self):
         """Held-out pictures above their reconstructions."""
         shown = self.shown or (self.icons + self.photos)[:8]
-        side = self.recipe.size // self.recipe.autoencoder.factor * self.recipe.autoencoder.factor
+        multiple = self.recipe.autoencoder.factor * (1 + (self.recipe.learns == "larger"))
+        side = self.recipe.size // multiple * multiple
         pictures = [data.on_background(example.pixels, (255, 255, 255))[:side, :side] for example in shown]
         x = tensors.from_bytes(torch.from_numpy(np.stack(pictures))).to(self.device)
         self.model.eval()
         with self.average.swapped():
-            y, _ = self.model(x)
+            y, _ = self._reconstructed(x)
         return grid(tensors.to_images(x) + tensors.to_images(y), len(shown))
 
     def export(self, path):

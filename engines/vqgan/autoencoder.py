@@ -28,6 +28,7 @@ class AutoencoderConfig:
     norm_groups: int = 32
     patch: int = 1  # pixels a side that a space-to-depth stem and a pixel-shuffle head fold away
     dropout: float = 0.0
+    larger: int = 0  # blocks of a second head, for pictures of twice the sides; 0 is no such head
 
     def __post_init__(self):
         # A config read back from JSON holds lists.
@@ -40,6 +41,8 @@ class AutoencoderConfig:
             raise BadRequest(f"ch_mult of an autoencoder is {self.ch_mult}; it needs a number from 1 for each level.")
         if not 0 <= self.dropout < 1:
             raise BadRequest(f"dropout of an autoencoder is {self.dropout}; it must lie in [0, 1).")
+        if self.larger < 0:
+            raise BadRequest(f"larger of an autoencoder is {self.larger}; it must not be negative.")
         for mult in (1, *self.ch_mult):  # the first level starts from ch itself
             if self.ch * mult % self.norm_groups:
                 raise BadRequest(f"{self.ch * mult} channels do not divide into {self.norm_groups} groups.")
@@ -183,7 +186,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Maps `(B, z_channels, h, w)` to pictures `(B, 3, h * factor, w * factor)`."""
+    """Maps `(B, z_channels, h, w)` to pictures `(B, 3, h * factor, w * factor)`, or `larger`, of twice the sides."""
 
     def __init__(self, config):
         super().__init__()
@@ -198,15 +201,35 @@ class Decoder(nn.Module):
             if i > 0:
                 level.upsample = Upsample(width)
             self.up.append(level)
-        self.norm_out = norm(config.ch * config.ch_mult[0], config.norm_groups)
+        self.norm_out = norm(widths[0], config.norm_groups)
         self.conv_out = nn.Conv2d(widths[0], config.in_channels * config.patch**2, 3, padding=1)
+        if config.larger:
+            self.larger = LargerHead(widths[0], config)
 
-    def forward(self, z):
+    def forward(self, z, larger=False):
         h = self.mid(self.conv_in(z))
         for i in reversed(range(len(self.up))):
             h = self.up[i](h)
             if i > 0:
                 h = self.up[i].upsample(h)
+        if larger:
+            return self.larger(h)
+        return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(h))), self.patch)
+
+
+class LargerHead(nn.Module):
+    """The last map of a decoder to pictures of twice the sides."""
+
+    def __init__(self, width, config):
+        super().__init__()
+        self.patch = config.patch
+        self.upsample = Upsample(width)
+        self.block = nn.Sequential(*(ResBlock(width, width, config) for _ in range(config.larger)))
+        self.norm_out = norm(width, config.norm_groups)
+        self.conv_out = nn.Conv2d(width, config.in_channels * config.patch**2, 3, padding=1)
+
+    def forward(self, h):
+        h = self.block(self.upsample(h))
         return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(h))), self.patch)
 
 
@@ -245,17 +268,17 @@ class VQGAN(nn.Module):
         latents = self.quant_conv(self.encoder(x))
         return F.normalize(latents, dim=1) if self.quantize.l2_normalised else latents
 
-    def decode(self, latents):
+    def decode(self, latents, larger=False):
         """Pictures of the codes that `latents` become."""
-        return self.decode_codes(self.quantize(latents).codes)
+        return self.decode_codes(self.quantize(latents).codes, larger)
 
-    def decode_codes(self, codes):
-        """Pictures of `codes (B, embed_dim, h, w)` as they are."""
-        return self.decoder(self.post_quant_conv(codes))
+    def decode_codes(self, codes, larger=False):
+        """Pictures of `codes (B, embed_dim, h, w)` as they are; `larger`, by the second head."""
+        return self.decoder(self.post_quant_conv(codes), larger)
 
-    def decode_indices(self, indices):
+    def decode_indices(self, indices, larger=False):
         """Pictures of tokens `(B, h, w)`."""
-        return self.decode_codes(self.quantize.lookup(indices))
+        return self.decode_codes(self.quantize.lookup(indices), larger)
 
     def forward(self, x):
         """Reconstruction of `x` and the `Quantized` bottleneck."""

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from engines.checkpoints import files, models
@@ -281,7 +282,7 @@ def test_the_exported_model_is_the_average_with_config_and_card(whole):
 def test_a_decoder_alone_learns_the_codes_of_a_vqgan():
     start = build().model
     before = {name: value.clone() for name, value in start.state_dict().items()}
-    trainer = build(replace(RECIPE, decoder_only=True, adversarial_start=1), start=start)
+    trainer = build(replace(RECIPE, learns="decoder", adversarial_start=1), start=start)
     for index in range(3):
         trainer.step(index, 1.0)
     learned = {name for name, value in trainer.model.state_dict().items() if not torch.equal(value, before[name])}
@@ -291,9 +292,59 @@ def test_a_decoder_alone_learns_the_codes_of_a_vqgan():
     assert torch.equal(trainer.model(x)[1].indices, build().model.eval()(x)[1].indices)
 
 
-def test_a_decoder_alone_needs_a_vqgan():
+LARGER = replace(
+    RECIPE, autoencoder=replace(RECIPE.autoencoder, larger=1), learns="larger", adversarial_start=1
+)
+
+
+def test_a_head_for_larger_pictures_learns_alone():
+    start = build().model.eval()
+    before = {name: value.clone() for name, value in start.state_dict().items()}
+    trainer = build(LARGER, start=start)
+    assert trainer.model.config == LARGER.autoencoder
+    new = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    for index in range(3):
+        trainer.step(index, 1.0)
+    state = trainer.model.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in before.items())
+    assert not any(torch.equal(value, new[name]) for name, value in state.items() if name not in before)
+
+
+def test_a_head_for_larger_pictures_sees_them_at_half_their_sides():
+    trainer = build(LARGER, start=build().model)
+    trainer.model.eval()
+    x = trainer.pictures(0)
+    y, quantized = trainer._reconstructed(x)
+    assert y.shape == x.shape == (4, 3, 16, 16)
+    assert torch.equal(quantized.indices, trainer.model(F.avg_pool2d(x, 2))[1].indices)
+
+
+def test_a_head_for_larger_pictures_learns_from_inexact_latents():
+    exact, inexact = (build(replace(LARGER, inexact=most), start=build().model) for most in (0.0, 5.0))
+    x = exact.pictures(0)
+    for trainer in (exact, inexact):
+        trainer.model.train()
+        trainer.model.quantize.eval()
+    assert not torch.equal(exact._reconstructed(x)[1].indices, inexact._reconstructed(x)[1].indices)
+    inexact.model.eval()
+    assert torch.equal(exact._reconstructed(x)[1].indices, inexact._reconstructed(x)[1].indices)
+
+
+def test_a_loaded_vqgan_is_trained_on(tmp_path):
+    build().export(tmp_path / "model.safetensors")
+    start = models.load(tmp_path / "model.safetensors")
+    before = {name: value.clone() for name, value in start.state_dict().items()}
+    trainer = build(start=start)
+    trainer.step(0, 1.0)
+    state = trainer.model.state_dict()
+    parts = {name.partition(".")[0] for name, value in before.items() if not torch.equal(value, state[name])}
+    assert parts >= {"encoder", "decoder", "quant_conv", "post_quant_conv"}
+
+
+@pytest.mark.parametrize("part", ["decoder", "larger"])
+def test_a_decoder_alone_needs_a_vqgan(part):
     with pytest.raises(BadRequest, match="name that one with --from"):
-        build(replace(RECIPE, decoder_only=True))
+        build(replace(RECIPE, learns=part))
 
 
 def test_a_batch_depends_on_its_number_alone():
