@@ -126,14 +126,15 @@ def _describe(model):
     return asdict(model.config)
 
 
-def load(path, part=None, device="cpu", precision=torch.float32, room=None):
+def load(path, part=None, device="cpu", precision=torch.float32, room=None, drawing=True):
     """The model in a file, ready to be used, with the `name` and the `sha256` of its file.
 
     Of a folder of diffusers that holds a Stable Diffusion, it is that by our own nets. `part` is the autoencoder that
     a model draws with, or the model that it changes, loaded from the file that it names. Nets are built without memory,
     and if the file fits, its weights go straight to the `device`, in float32, or in the `precision` of a UNet of latent
     diffusion: each is in memory once. A Stable Diffusion of more than `room` bytes stays in the machine's memory, and
-    its parts take turns on the `device`.
+    its parts take turns on the `device`. A model that changes another comes as the one that is `drawing` with the
+    change, or else as the change alone.
 
     Raises `BadCheckpoint` for a file of no known family, for one whose weights do not fit, and for another `part` than
     the file names.
@@ -175,7 +176,7 @@ def load(path, part=None, device="cpu", precision=torch.float32, room=None):
     if family == stable_diffusion.FAMILY and stable_diffusion.is_unsure(config):
         with model.offload or contextlib.nullcontext():
             model.config = replace(model.config, **stable_diffusion.LOOKED_AT[_predicts_noise(model)])
-    if family in CHANGING:
+    if family in CHANGING and drawing:
         model = model.drawing()
         _lower(model, precision)
     return _named(model, path, layout.beside)

@@ -63,6 +63,15 @@ class FewSteps(nn.Module):
             if isinstance(module, nn.Linear | nn.Conv2d):
                 yield name.replace(".", "_"), module.weight
 
+    @torch.no_grad()
+    def begin_with(self, other):
+        """Set out from what `other` has learned beside the same base, at this rank or a lower one."""
+        for name, down in self.down.items():
+            rank = len(other.down[name])
+            down[:rank] = other.down[name]
+            self.up[name][:, :rank] = other.up[name]
+        self.guidance.load_state_dict(other.guidance.state_dict())
+
     def weights(self):
         """The state of the UNet that draws in few steps."""
         own = self.guidance.weight  # the base may be elsewhere by now, and less precise

@@ -1,6 +1,6 @@
 """Distilling latent diffusion: a model that walked from noise to a picture learns to jump (Heek et al., 2024)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -34,16 +34,26 @@ class FewStepRecipe(CaptionedRecipe):
 
 
 class FewStepTrainer(CaptionedTrainer):
-    """What a `LatentDiffusion`, `base`, does step by step with guidance is learned as one jump a stretch."""
+    """What a `LatentDiffusion`, `base`, does step by step with guidance is learned as one jump a stretch.
+
+    `start` is a `FewSteps` of the same base to go on from; its rank may grow.
+    """
 
     weight_decay = 0.0
 
-    def __init__(self, recipe, examples, base, device="cpu", card=None, report=None):
+    def __init__(self, recipe, examples, base, device="cpu", card=None, start=None, report=None):
         if not recipe.size == recipe.few_steps.size == base.size:
             raise BadRequest(f"“{base.name}” draws pictures of {base.size} pixels, the recipe is for {recipe.size}.")
+        wanted = recipe.few_steps
+        if start and (start.config.rank > wanted.rank or replace(start.config, rank=wanted.rank) != wanted):
+            raise BadRequest(
+                f"“{start.name}” is {start.config}, the recipe is for {wanted}; only the rank may grow."
+            )
         super().__init__(recipe, examples, base.first_stage, device, card, report)
         self.base = base.to(self.device)
         self.model = FewSteps(recipe.few_steps, base).to(self.device)
+        if start:
+            self.model.begin_with(start)
         self.net = UNet(self.model.shape.unet).to(self.device)  # its weights are given at each call
         self.pictures.normalise(base.config.latent_mean, base.config.latent_std)
         with torch.no_grad():

@@ -72,7 +72,10 @@ DIFFUSION = {
     "icons-longer": replace(ICONS_DRAWN, rate=4e-4),  # of a model that has learned most of it
 }
 
-FEW_STEPS = {"icons": FewStepRecipe(few_steps=FewStepConfig())}
+FEW_STEPS = {
+    "icons": FewStepRecipe(few_steps=FewStepConfig()),
+    "icons-longer": FewStepRecipe(few_steps=FewStepConfig(rank=12), rate=5e-4),  # of a model that has learned most
+}
 
 UPSCALER = {"icons": UpscalerRecipe()}
 

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from engines import catalog
+from engines.checkpoints import models
 from engines.diffusion.latent import LatentDiffusion
 from engines.engine import Engine
 from engines.errors import BadRequest, unknown
@@ -81,8 +82,8 @@ def train(
     elif kind == "few-steps":
         if not start:
             raise BadRequest("What shall draw in few steps? Name a latent diffusion model with --from.")
-        base = _load(engine, start, "generate", (LatentDiffusion.family,))
-        trainer = FewStepTrainer(recipe, examples, base, device, card, report)
+        base, begun = _distilled(engine, start)
+        trainer = FewStepTrainer(recipe, examples, base, device, card, begun, report)
     elif kind == "text":
         trainer = CLIPTrainer(recipe, examples, _load(engine, first_stage, "reconstruct"), device, card, report)
     else:
@@ -101,3 +102,12 @@ def _load(engine, name, task, families=()):
     if families and row.family not in families:
         raise BadRequest(f"“{row.id}” is a {row.family} model; here it must be a {' or '.join(families)} model.")
     return engine.load(row)
+
+
+def _distilled(engine, name):
+    # the model to distil, and what was distilled from it before, if that is what is named
+    row = catalog.find(name, "generate", engine.home)
+    if row.family not in models.CHANGING:
+        return _load(engine, name, "generate", (LatentDiffusion.family,)), None
+    base = engine.load(catalog.drawn_with(row, engine.home))
+    return base, models.load(row.path, base, drawing=False)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from engines import tensors
+from engines.checkpoints import models
 from engines.diffusion import guidance, samplers, schedules
 from engines.errors import BadRequest
 from tests import tiny
@@ -80,3 +81,33 @@ def test_the_teacher_stays_as_it_is():
 def test_a_model_of_another_size_is_refused():
     with pytest.raises(BadRequest, match="“walker” draws pictures of 32 pixels, the recipe is for 64"):
         tiny.few_step_trainer(dataclasses.replace(tiny.FEW_STEP_RECIPE, size=64))
+
+
+def of_rank(rank, **options):
+    shape = dataclasses.replace(tiny.FEW_STEP_RECIPE.few_steps, rank=rank)
+    return tiny.few_step_trainer(dataclasses.replace(tiny.FEW_STEP_RECIPE, few_steps=shape), **options)
+
+
+@pytest.mark.parametrize("rank", [2, 5])
+def test_what_was_learned_is_gone_on_from_at_a_rank_that_may_grow(rank, tmp_path):
+    begun = tiny.few_step_trainer()
+    for index in range(3):
+        begun.step(index, 1.0)
+    begun.export(tmp_path / "model.safetensors")
+    start = models.load(tmp_path / "model.safetensors", begun.base, drawing=False)
+    before = start.weights()
+    trainer = of_rank(rank, start=start)
+    after = trainer.model.weights()
+    assert trainer.model.config.rank == rank
+    for name, weight in before.items():
+        torch.testing.assert_close(after[name], weight, msg=name)
+    assert not torch.equal(after["out.2.weight"], begun.base.unet.state_dict()["out.2.weight"])
+    trainer.step(0, 1.0)
+    assert not torch.equal(trainer.model.weights()["out.2.weight"], after["out.2.weight"])
+
+
+def test_what_was_learned_for_other_jumps_is_not_gone_on_from():
+    start = of_rank(5).model
+    start.name = "quick"
+    with pytest.raises(BadRequest, match="“quick” is .*only the rank may grow"):
+        tiny.few_step_trainer(start=start)
