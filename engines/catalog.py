@@ -56,7 +56,8 @@ class Model:
     first_stage: dict | None = None  # `name` and `sha256` of the autoencoder that it draws with
     base: dict | None = None  # the same of the model that it makes quicker
     beside: Path | None = None  # of its other half, where it lies in two files
-    size: int = 0  # pixels a side of the pictures that it learned to draw, where that is told
+    size: int = 0  # pixels a side of the pictures that it draws best, where that is told
+    larger: bool = False  # whether an autoencoder has a head for pictures of twice the sides, too
 
 
 def catalog(home=None):
@@ -86,6 +87,7 @@ def catalog(home=None):
         about = {"about": method.about}
         row = Model(name, method.family, TASKS[method.family], None, 0, "Apache-2.0 (OpenCV)", about)
         rows.setdefault(name, row)
+    rows = {name: _of_largest(row, rows) for name, row in rows.items()}
     return dict(sorted(rows.items(), key=lambda item: _place(item[1])))
 
 
@@ -93,6 +95,13 @@ def _place(row):
     # where a shipped model stands; all others follow, as they come
     families = list(TASKS)
     return families.index(row.family) if row.path and row.path.is_relative_to(ASSETS) else len(families)
+
+
+def _of_largest(row, rows):
+    # what draws with an autoencoder of two heads draws pictures of twice the sides that it learned from
+    drawer = rows.get(row.base["name"]) if row.base else row
+    stage = rows.get(drawer.first_stage["name"]) if drawer and drawer.first_stage else None
+    return dataclasses.replace(row, size=2 * row.size) if stage and stage.larger else row
 
 
 def _rows(path):
@@ -130,6 +139,7 @@ def read(path):
         base=metadata.get("base"),
         beside=layout.beside,
         size=_size(layout.config),
+        larger=family == "vqgan" and layout.config["autoencoder"].get("larger", 0) > 0,
     )
 
 

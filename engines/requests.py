@@ -75,6 +75,7 @@ SUITED = {  # what suits each family of models that draw; the page offers it, an
     "diffusers": {"steps": 25, "cfg_scale": 7.0},
 }
 SETTINGS = tuple(next(iter(SUITED.values())))  # that suit a family of models
+SUGGESTED = (*SETTINGS, "width", "height")  # that suit a model
 FAITHFUL = {  # of those what invents least: the first look of diffusion is the mean of all that may be there
     "latent-diffusion": {"steps": 1},
 }
@@ -306,9 +307,16 @@ def restoring(family):
     return SUITED.get(family, {}) | FAITHFUL.get(family, {}) | {"cfg_scale": 1.0}
 
 
-def suited(family, given):
-    """`given` values of a request by name, those that are None replaced by what suits a family of models that draw."""
-    return given | {name: value for name, value in SUITED.get(family, {}).items() if given.get(name) is None}
+def suited(family, given, size=0):
+    """`given` values of a request by name, those that are None replaced by what suits a model that draws.
+
+    It is of that family, and draws best at `size` pixels a side, where that is known.
+    """
+    fields = GenerateRequest.__dataclass_fields__
+    low, high, step = (fields["width"].metadata[name] for name in ("low", "high", "step"))
+    side = size if low <= size <= high and size % step == 0 else fields["width"].default
+    fitting = SUITED.get(family, {}) | {"width": side, "height": side}
+    return given | {name: value for name, value in fitting.items() if given.get(name) is None}
 
 
 def choose(text, seed):

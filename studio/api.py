@@ -35,7 +35,8 @@ def publish(studio):
         return {"job": job, "seconds": state.seconds, "pictures": pictures, "notes": notes}
 
     def generate(**given):
-        given = requests.suited(find(given["model"], "generate", studio.home, paths=False).family, given)
+        row = find(given["model"], "generate", studio.home, paths=False)
+        given = requests.suited(row.family, given, row.size)
         if given["image"]:
             given["image"] = images.source_bytes(sent(given["image"]), SIDE)
         given["prompt"] = wildcards.fill(given["prompt"], studio.home)
@@ -69,7 +70,7 @@ def publish(studio):
             for row in catalog(studio.home).values()
         ]
 
-    endpoint("generate", requests.GenerateRequest, generate, left_open=requests.SETTINGS)
+    endpoint("generate", requests.GenerateRequest, generate, left_open=requests.SUGGESTED)
     endpoint("inpaint", requests.InpaintRequest, inpaint)
     for name in ("upscale", "refine", "adjust"):
         endpoint(name, requests.TASKS[name], on_whole_picture(requests.TASKS[name]))

@@ -84,7 +84,7 @@ def _parser():
         "top_p", "corrections",
     ):  # fmt: skip
         _add_control(generate, requests.GenerateRequest, name)
-    generate.set_defaults(**dict.fromkeys(requests.SETTINGS))  # as suits the model
+    generate.set_defaults(**dict.fromkeys(requests.SUGGESTED))  # as suits the model
 
     reconstruct = command("reconstruct", _reconstruct, "A picture through a VQGAN and back.")
     reconstruct.add_argument("image", help="the picture, or its tokens as .npz; - reads a picture from standard input")
@@ -213,17 +213,16 @@ def _login(arguments):
 
 
 def _generate(arguments):
-    size = {name: _default(name) for name in ("width", "height")}
     if arguments.size:
         width, cross, height = arguments.size.lower().partition("x")
         if not (cross and width.isdigit() and height.isdigit()):
             raise BadRequest(f"The size “{arguments.size}” cannot be read; write it as WxH, for example 128x128.")
-        size = {"width": int(width), "height": int(height)}
-    family = catalog.find(arguments.model, "generate", _home(arguments)).family
-    vars(arguments).update(requests.suited(family, vars(arguments)))
+        arguments.width, arguments.height = int(width), int(height)
+    row = catalog.find(arguments.model, "generate", _home(arguments))
+    vars(arguments).update(requests.suited(row.family, vars(arguments), row.size))
     _unguided_without_words(arguments)
-    image = _picture(arguments.image, 2 * max(size.values())) if arguments.image else None
-    return _drawn(arguments, _asked(arguments, requests.GenerateRequest, image=image, **size))
+    image = _picture(arguments.image, 2 * max(arguments.width, arguments.height)) if arguments.image else None
+    return _drawn(arguments, _asked(arguments, requests.GenerateRequest, image=image))
 
 
 def _refine(arguments):

@@ -58,6 +58,14 @@ def vqgan(seed=0):
     return _as_loaded(model, seed)
 
 
+def two_headed():
+    """A VQGAN that decodes its latents to pictures of twice the sides, too."""
+    torch.manual_seed(0)
+    shape = dataclasses.replace(AUTOENCODER, larger=1)
+    model = VQGAN(shape, CodebookConfig(64, l2_normalised=True, ema_decay=0.99)).eval().requires_grad_(False)
+    return _as_loaded(model, 0)
+
+
 def kl(seed=0):
     torch.manual_seed(seed)
     return _as_loaded(KLAutoencoder(AUTOENCODER).eval().requires_grad_(False), seed)

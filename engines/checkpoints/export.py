@@ -66,6 +66,8 @@ def _no_like_of_autoencoder(model):
         yield f"its autoencoder folds {config.patch}x{config.patch} pixels into one before its first layer"
     if config.ch_mult[0] != 1:
         yield f"the first level of its autoencoder is {config.ch_mult[0]} times as wide as its first layer"
+    if config.larger:
+        yield "the decoder of its autoencoder has two heads"
     if model.family == "vqgan" and model.codebook_config.l2_normalised:
         yield "the codes of its autoencoder lie on the unit sphere"
     if model.family == "vqgan" and model.codebook_config.gumbel:

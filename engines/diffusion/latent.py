@@ -3,7 +3,6 @@
 SDXL is read by two encoders of words and told numbers about its picture (Podell et al., 2023, sections 2.1 and 2.2).
 """
 
-import copy
 import math
 from dataclasses import dataclass, field, replace
 
@@ -19,6 +18,7 @@ from engines.errors import BadRequest, unknown
 from engines.offload import Offload
 from engines.text import tokenizer
 from engines.text.encoder import TextConfig, TextEncoder
+from engines.vqgan.autoencoder import with_first_stage
 
 
 def _grey(pictures, hole):
@@ -164,8 +164,7 @@ class LatentDiffusion(nn.Module):
 
     def drawing_with(self, autoencoder):
         """This model with another autoencoder of the same latents; all else belongs to both."""
-        other = copy.copy(self)
-        other._modules = self._modules | {"first_stage": autoencoder}
+        other = with_first_stage(self, autoencoder)
         if autoencoder.family == "taesd":  # whose latents are in the frame of the UNet already
             other.config = replace(self.config, latent_std=1.0)
         return other

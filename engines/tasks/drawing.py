@@ -12,6 +12,7 @@ from engines.errors import AtelierError, BadRequest
 from engines.requests import Progress, alone, choose
 from engines.text import prompt
 from engines.vqgan import decoding
+from engines.vqgan.autoencoder import Larger
 
 PIXELS_AT_ONCE = 2**20  # of a batch; more pictures are drawn batch after batch
 PREVIEWS = 8  # a batch
@@ -55,6 +56,19 @@ def in_batches(request, model, size, draw, on_progress=None):
         finished += tensors.to_images(drawn)
     short = each is tensors.row_by_row or bool(stage and stage.by_rows), bool(stage and stage.by_tiles)
     return finished, " ".join(note for note, held in zip((SHORT, TILED), short, strict=True) if held)
+
+
+def of_size(model, width, height):
+    """The model to draw pictures of that size with.
+
+    It is that with the autoencoder's head for larger pictures, if it has one and so comes nearer to the size that it
+    learned: nets that know one size repeat themselves on larger ones.
+    """
+    stage = getattr(model, "first_stage", None)
+    if stage is None or not getattr(stage.config, "larger", 0) or width * height < 2 * model.size**2:
+        return model
+    larger = model.drawing_with(Larger(stage))
+    return larger if not (width % larger.size_multiple or height % larger.size_multiple) else model
 
 
 def as_stage(on_progress, number, count):

@@ -25,8 +25,9 @@ def generate(request, model, on_progress=None):
     Raises `BadRequest` for what this model cannot draw.
     """
     started = time.monotonic()
-    _check(request, model)
     size = request.width, request.height
+    model = drawing.of_size(model, *size)
+    _check(request, model)
     images, note = drawing.in_batches(request, model, size, DRAW[model.family], on_progress)
     finished = map(Picture, images, drawing.seeds(request, range(request.count)))
     return GenerateResult(tuple(finished), time.monotonic() - started, note=note)

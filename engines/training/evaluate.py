@@ -146,7 +146,45 @@ def _vqgan(model, folder, out, size=SIZE):
         f"| pictures | PSNR | SSIM | perceptual | bits per pixel |\n|---|---|---|---|---|\n{table}\n{codes}\n"
         + "".join(f"![From above: {name}, ours, {', '.join(CODECS)}]({name}.webp)\n\n" for name in figures)
     )
+    if model.config.larger:
+        figures["larger"], section = _larger(model, folder, out, 2 * size)
+        body += section
     return figures, body
+
+
+def _larger(model, folder, out, size):
+    """Held-out pictures of `size` pixels a side, encoded at half their sides, by the second head and by the first."""
+    device, perceptual = next(model.parameters()).device, metrics.RandomPerceptual()
+    figures, table, sheets = {}, "", []
+    for name, rows in data.held_out_sets(folder.examples(size)).items():
+        found, redrawn = {}, []
+        for example in rows:
+            image = Image.fromarray(data.middle(example.pixels, size))
+            x = tensors.from_image(image)
+            latents = model.encode(F.avg_pool2d(x, 2).to(device))
+            small = tensors.to_images(model.decode(latents))[0]
+            results = {
+                "second head": tensors.to_images(model.decode(latents, larger=True))[0],
+                "first head, enlarged": small.resize(image.size, Image.Resampling.BICUBIC),
+            }
+            for who, result in results.items():
+                z = tensors.from_image(result)
+                measured = metrics.psnr(x, z), metrics.ssim(x, z), perceptual(x, z).item()
+                found.setdefault(who, []).append(measured)
+            redrawn.append([image, *results.values()])
+        for who, measured in found.items():
+            psnr, ssim, distance = np.mean(measured, axis=0).tolist()
+            figures.setdefault(name, {})[who] = {"psnr": psnr, "ssim": ssim, "perceptual": distance}
+            table += f"| {name}, {who} | {psnr:.2f} dB | {ssim:.3f} | {distance:.3f} |\n"
+        sheets += data.evenly(redrawn, 4)
+    sheet = pictures.grid([row[i] for i in range(len(sheets[0])) for row in sheets], len(sheets))
+    sheet.save(out / "larger.webp", quality=80, method=6)
+    return figures, (
+        f"## At twice the sides\n\nThe second head draws {size}x{size} pixels from the codes of a picture at half its "
+        "sides; beside it stands the first head's picture, enlarged by bicubic.\n\n"
+        f"| pictures | PSNR | SSIM | perceptual |\n|---|---|---|---|\n{table}\n"
+        "![From above: pictures, by the second head, by the first, enlarged](larger.webp)\n\n"
+    )
 
 
 CODECS = {

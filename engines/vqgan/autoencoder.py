@@ -3,8 +3,9 @@
 Modules carry the names of the published taming-transformers and latent-diffusion checkpoints.
 """
 
+import copy
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -284,6 +285,35 @@ class VQGAN(nn.Module):
         """Reconstruction of `x` and the `Quantized` bottleneck."""
         quantized = self.quantize(self.encode(x))
         return self.decode_codes(quantized.codes), quantized
+
+
+class Larger(nn.Module):
+    """The VQGAN `stage` by its second head: the same latents, each for twice as many pixels a side."""
+
+    family = VQGAN.family
+
+    def __init__(self, stage):
+        super().__init__()
+        self.stage = stage
+        self.config = replace(stage.config, patch=2 * stage.config.patch)
+        self.codebook_config, self.quantize = stage.codebook_config, stage.quantize
+
+    def encode(self, x):
+        """Latents of pictures `(B, 3, H, W)` at half their sides."""
+        return self.stage.encode(F.avg_pool2d(x, 2))
+
+    def decode(self, latents):
+        return self.stage.decode(latents, larger=True)
+
+    def decode_indices(self, indices):
+        return self.stage.decode_indices(indices, larger=True)
+
+
+def with_first_stage(model, stage):
+    """A model that draws, with the autoencoder `stage` in the place of its own; all else belongs to both."""
+    other = copy.copy(model)
+    other._modules = model._modules | {"first_stage": stage}
+    return other
 
 
 class KLAutoencoder(nn.Module):

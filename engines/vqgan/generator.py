@@ -8,6 +8,7 @@ from torch import nn
 from engines.errors import BadRequest
 from engines.text.encoder import TextConfig, TextEncoder
 from engines.text.tokenizer import Tokenizer
+from engines.vqgan.autoencoder import with_first_stage
 from engines.vqgan.transformer import TokenTransformer, TransformerConfig
 
 
@@ -59,6 +60,10 @@ class TokenGenerator(nn.Module):
     @property
     def device(self):
         return self.transformer.bias.device
+
+    def drawing_with(self, autoencoder):
+        """This model with another VQGAN of the same tokens; all else belongs to both."""
+        return with_first_stage(self, autoencoder)
 
     def words(self, texts):
         """The transformer's conditioning on a list of texts: `context (B, T, width)`.

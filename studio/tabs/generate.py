@@ -10,7 +10,7 @@ import gradio as gr
 from engines.additions import reading
 from engines.catalog import catalog, find, tokenizer
 from engines.errors import BadCheckpoint, BadRequest
-from engines.requests import SETTINGS, SUITED, Drawn, GenerateRequest, RefineRequest, choose
+from engines.requests import SETTINGS, SUGGESTED, SUITED, Drawn, GenerateRequest, RefineRequest, choose, suited
 from engines.text.prompt import readings
 from studio import gallery, images, wildcards
 from studio.jobs import FINAL
@@ -103,6 +103,7 @@ def draw(studio):
                     add("width")
                     add("height")
                 fields["model"] = model_control(studio.home, "generate", "model.help")
+                _begin_with_size(studio, fields)
                 way = _way(studio, fields["model"].value)
                 by_tokens = way in ("tokens", "rows")
                 add("sampler", visible=way == "noise")
@@ -154,6 +155,13 @@ def draw(studio):
     )  # fmt: skip
 
 
+def _begin_with_size(studio, fields):
+    # that which the model chosen at first draws best
+    row = catalog(studio.home).get(fields["model"].value)
+    for name in ("width", "height"):
+        fields[name].value = suited(row.family, {name: None}, row.size)[name] if row else fields[name].value
+
+
 def bigger_controls(studio):
     """Draw how a picture is made bigger; returns the fields of a `RefineRequest` that it does not bring itself."""
     gr.Markdown(t("bigger.help"), elem_classes="hint")
@@ -172,8 +180,6 @@ def wire(studio, parts, parts_of, tabs, demo):
         parts.line, parts.preview, parts.pictures, parts.details, parts.entries, parts.chosen, parts.download,
         parts.stop, parts.verbs,
     ]  # fmt: skip
-
-    suggested = [*SETTINGS, "width", "height"]
 
     def suit(model):
         # a model by tokens has no noise to fall, and a denoiser no codes to guess; row by row the order is given, and
@@ -195,17 +201,14 @@ def wire(studio, parts, parts_of, tabs, demo):
         rows = catalog(studio.home)
         if model not in rows:
             return values
-        suited, sizes = SUITED[rows[model].family], {row.size for row in rows.values()}
-        low, high = (GenerateRequest.__dataclass_fields__["width"].metadata[bound] for bound in ("low", "high"))
-        *settings, width, height = values
-        size = (width, height)
-        if {width, height} <= sizes and low <= rows[model].size <= high:
-            size = rows[model].size, rows[model].size
-        return [
-            *(suited[name] if value in {other[name] for other in SUITED.values()} else value
-              for name, value in zip(SETTINGS, settings, strict=True)),
-            *size,
-        ]
+        given = dict(zip(SUGGESTED, values, strict=True))
+        sizes = {row.size for row in rows.values()} | {GenerateRequest.width}
+        for name in SETTINGS:
+            if given[name] in {other[name] for other in SUITED.values()}:
+                given[name] = None
+        if rows[model].size and {given["width"], given["height"]} <= sizes:
+            given["width"] = given["height"] = None
+        return list(suited(rows[model].family, given, rows[model].size).values())
 
     # What each page watches: the job that was asked last. Those before it go on, and are seen in the queue.
     followed = Latest()
@@ -347,8 +350,8 @@ def wire(studio, parts, parts_of, tabs, demo):
     )  # fmt: skip
     wire_autoencoder(studio, parts.fields, parts_of["models"].rescan)
     parts.fields["model"].input(
-        guard(suggest), [parts.fields["model"], *(parts.fields[name] for name in suggested)],
-        [parts.fields[name] for name in suggested], show_progress="hidden", api_visibility="private",
+        guard(suggest), [parts.fields["model"], *(parts.fields[name] for name in SUGGESTED)],
+        [parts.fields[name] for name in SUGGESTED], show_progress="hidden", api_visibility="private",
     )  # fmt: skip
     for button, verb in ((parts.stop, "stop"), (parts.finish, "finish"), (parts.skip, "skip")):
         ask = guard(lambda job, verb=verb: getattr(studio.jobs, verb)(job))

@@ -209,6 +209,7 @@ def test_an_autoencoder_alone_goes_there_and_back(tmp_path, kind, shape):
 OBSTACLES = {
     "folds 2x2 pixels into one": tiny.kl,
     "lie on the unit sphere": tiny.vqgan,
+    "decoder of its autoencoder has two heads": tiny.two_headed,
     "chooses codes by logits": lambda: VQGAN(AUTOENCODER, CodebookConfig(40, gumbel=True)),
     "a vector beside the words": tiny.latent_diffusion,
     "have a mean": tiny.four_channels,

@@ -13,9 +13,11 @@ from PIL import Image
 
 from engines import requests
 from engines.checkpoints import files, models
+from engines.engine import Engine
 from engines.errors import BadRequest
-from engines.training import evaluate, quality
+from engines.training import data, evaluate, quality
 from engines.training.judge import train_judge
+from engines.vqgan.autoencoder import VQGAN
 from tests import tiny
 
 SIZE = 64
@@ -128,3 +130,20 @@ def test_the_token_loss_of_a_transformer_that_knows_nothing(monkeypatch):
     model = drawer(tiny.token_generator)
     monkeypatch.setattr(model.transformer, "forward", lambda tokens, hidden, context: torch.zeros(*tokens.shape, 64))
     assert evaluate._token_loss(model, icons()) == pytest.approx(math.log(64), rel=1e-5)
+
+
+def test_the_second_head_of_a_vqgan_is_measured_at_twice_the_sides(folder, tmp_path, monkeypatch):
+    grey = torch.zeros(1, 3, SIZE, SIZE)
+    model, decode = tiny.two_headed(), VQGAN.decode
+    monkeypatch.setattr(VQGAN, "decode", lambda self, z, larger=False: grey if larger else decode(self, z))
+    pictures = evaluate.Folder(folder, Engine(device="cpu"), say=lambda text: None)
+    figures, section = evaluate._larger(model, pictures, tmp_path, SIZE)
+    errors = [
+        np.square(data.middle(e.pixels, SIZE) / 255.0 - 127.5 / 255).mean()
+        for e in pictures.examples(SIZE) if e.held_out and e.style
+    ]  # fmt: skip
+    expected = np.mean([-10 * math.log10(error) for error in errors])
+    assert figures["icons"]["second head"]["psnr"] == pytest.approx(expected, abs=0.1)  # bytes are rounded
+    assert f"| icons, second head | {figures['icons']['second head']['psnr']:.2f} dB |" in section
+    sheet = Image.open(tmp_path / "larger.webp")
+    assert sheet.height > 3 * SIZE and sheet.width > 4 * SIZE

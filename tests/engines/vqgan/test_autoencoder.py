@@ -306,6 +306,7 @@ def test_gradients_reach_every_parameter(ema_decay):
     (dict(attention_levels=(2,)), "between 0 and 1"),
     (dict(attention_levels=(-1,)), "between 0 and 1"),
     (dict(dropout=1.0), "dropout"),
+    (dict(larger=-1), "larger"),
 ])
 def test_a_config_that_cannot_be_built_is_refused(changes, words):
     with pytest.raises(BadRequest, match=words):
