@@ -49,13 +49,13 @@ def test_two_models_on_the_same_words(artist):
     expect(artist.find("#compare-view figcaption")).to_have_text(["A · icons-diffusion", "B · my-tokens"])
 
     sheet = Image.open(downloaded(artist, "#compare-sheet"))
-    assert sheet.width > 2 * 128 and sheet.height > 128
+    assert sheet.width > 2 * 256 and sheet.height > 256
     with zipfile.ZipFile(downloaded(artist, "#compare-folder")) as archive:
         made = json.loads(archive.read("comparison.json"))["cells"]
         pictures = [pixels(archive.read(cell["file"])) for cell in made]
     assert [cell["record"]["request"]["model"] for cell in made] == list(MODELS)
     assert {cell["record"]["request"]["seed"] for cell in made} == {3}
-    assert pictures[0].size == pictures[1].size == (128, 128)
+    assert pictures[0].size == pictures[1].size == (256, 256)
     one, other = (np.asarray(picture).astype(int) for picture in pictures)
     assert made[1]["apart"]["largest"] == abs(one - other).max() and made[1]["apart"]["from"] == made[0]["file"]
 

@@ -68,8 +68,9 @@ def test_every_field_of_a_request_has_a_control_that_obeys_its_table(controls, k
     if "choices" in field:
         assert {value for _, value in component.choices} == set(field["choices"])
     if name not in ("model", "upscaler", "image", "tokens"):
-        suited = requests.SUITED[catalog.find("", "generate").family] if kind is GenerateRequest else {}
-        assert component.value == suited.get(name, field["default"])
+        row = catalog.find("", "generate")
+        suited = requests.SUITED[row.family] | dict.fromkeys(("width", "height"), row.size)
+        assert component.value == (suited if kind is GenerateRequest else {}).get(name, field["default"])
 
 
 def test_every_text_is_there_in_both_languages():

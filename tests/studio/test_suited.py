@@ -17,8 +17,9 @@ ICONS, SD = (tuple(SUITED[family].values()) for family in ("latent-diffusion", "
 
 
 @pytest.mark.parametrize("model, before, after", [
+    ("sd", (*ICONS, 256, 256), (*SD, 512, 512)),
     ("sd", (*ICONS, 128, 128), (*SD, 512, 512)),
-    ("icons-diffusion", (*SD, 512, 512), (*ICONS, 128, 128)),
+    ("icons-diffusion", (*SD, 512, 512), (*ICONS, 256, 256)),
     ("sd", (7, ICONS[1], 192, 128), (7, SD[1], 192, 128)),
     ("gone", (*ICONS, 128, 128), (*ICONS, 128, 128)),
 ])  # fmt: skip
@@ -28,6 +29,6 @@ def test_settings_and_size_follow_the_model(home, model, before, after):
     assert tuple(suggest(model, *before)) == after
 
 
-def test_the_catalog_tells_the_size_that_a_model_learned(home):
+def test_the_catalog_tells_the_size_that_a_model_draws_best(home):
     rows = catalog.catalog(home)
-    assert (rows["icons-diffusion"].size, rows["sd"].size, rows["telea"].size) == (128, 512, 0)
+    assert (rows["icons-diffusion"].size, rows["sd"].size, rows["telea"].size) == (256, 512, 0)
