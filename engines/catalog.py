@@ -99,9 +99,13 @@ def _place(row):
 
 def _of_largest(row, rows):
     # what draws with an autoencoder of two heads draws pictures of twice the sides that it learned from
-    drawer = rows.get(row.base["name"]) if row.base else row
-    stage = rows.get(drawer.first_stage["name"]) if drawer and drawer.first_stage else None
-    return dataclasses.replace(row, size=2 * row.size) if stage and stage.larger else row
+    stage = row
+    try:
+        while other := _drawn_with(stage, rows):
+            stage = other
+    except AtelierError:  # told when the model is loaded
+        return row
+    return dataclasses.replace(row, size=2 * row.size) if stage.larger else row
 
 
 def _rows(path):
@@ -139,8 +143,14 @@ def read(path):
         base=metadata.get("base"),
         beside=layout.beside,
         size=_size(layout.config),
-        larger=family == "vqgan" and layout.config["autoencoder"].get("larger", 0) > 0,
+        larger=family == "vqgan" and _larger(layout.config),
     )
+
+
+def _larger(config):
+    shape = config.get("autoencoder") if isinstance(config, dict) else None
+    blocks = shape.get("larger") if isinstance(shape, dict) else None
+    return type(blocks) is int and blocks > 0
 
 
 def _size(config):
@@ -214,7 +224,7 @@ def find(name, task=None, home=None, paths=True):
     able = {row.id: row for row in rows.values() if task is None or task in row.tasks}
     if not name and able:
         return next(iter(able.values()))
-    row = rows.get(name) or (read(name) if paths and name and Path(name).exists() else None)
+    row = rows.get(name) or (_of_largest(read(name), rows) if paths and name and Path(name).exists() else None)
     if row is None:
         raise unknown("model", name, able)
     if task and task not in row.tasks:
@@ -255,6 +265,10 @@ def drawn_with(row, home=None):
     None for a model that needs no other. Raises `BadCheckpoint` where none of that name has the content that the
     model was trained with.
     """
+    return _drawn_with(row, catalog(home))
+
+
+def _drawn_with(row, rows):
     wanted, task = (row.base, "generate") if row.base else (row.first_stage, "reconstruct")
     if not wanted:
         return None
@@ -262,7 +276,7 @@ def drawn_with(row, home=None):
     folder = row.path.resolve().parent
     paths = [folder / f"{name}.safetensors", folder.parent / name / "model.safetensors"]
     found = [read(path) for path in paths if path.exists()]
-    found += [known for known in [catalog(home).get(name)] if known]
+    found += [rows[name]] if name in rows else []
     for candidate in found:
         if task in candidate.tasks and files.sha256(candidate.path, candidate.beside) == sha256:
             return candidate

@@ -183,7 +183,7 @@ class Drawn(FromWords):
 class GenerateRequest(Drawn):
     """Words, noise or a picture to new pictures."""
 
-    width: int = _number(128, 64, 2048, 32, "pixels; the model was trained at its own size and draws best there")
+    width: int = _number(128, 64, 2048, 32, "pixels; each model draws best at a size of its own")
     height: int = _number(128, 64, 2048, 32, "pixels")
     variation_seed: int = _number(0, 0, 2**32 - 1, 1, "a second seed to lean towards")
     variation_strength: float = _number(0.0, 0.0, 1.0, 0.01, "0 stays with the seed, 1 arrives at the variation seed")

@@ -76,7 +76,7 @@ def _parser():
     generate = command("generate", _generate, "Words or noise to pictures.")
     generate.add_argument("prompt", nargs="?", default="", help="what to draw; nothing draws from noise alone")
     generate.add_argument("--out", type=Path, required=True, help="the folder for the pictures")
-    generate.add_argument("--size", help="WxH in pixels")
+    generate.add_argument("--size", help="WxH in pixels; without it, the size that suits the model")
     generate.add_argument("--image", help="a picture to start from; - reads standard input")
     for name in (
         "model", "vae", "negative", "style", "steps", "sampler", "scheduler", "cfg_scale", "cfg_rescale", "cfg_start",
@@ -145,6 +145,11 @@ def _parser():
     convert = command("convert", _convert, "An old checkpoint, a pickle, to safetensors; nothing that it holds is run.")
     convert.add_argument("checkpoint", type=Path, help="a file of torch: .ckpt, .pt, .pth or .bin")
     convert.add_argument("--out", type=Path, help="the .safetensors file to write; without, beside the other")
+
+    relink = command("relink", _relink, "A model that draws with another file of its autoencoder, or of its teacher.")
+    relink.add_argument("model", help="a name of the catalog or a path; what it drew with must still be here")
+    relink.add_argument("--to", required=True, help="what it is to draw with: of the same latents, or the same teacher")
+    relink.add_argument("--out", type=Path, required=True, help="the folder for its model.safetensors, not there yet")
 
     export = command("export", _export, "A model as a folder that diffusers opens and runs.")
     export.add_argument("model", help="a name of the catalog or a path: one that draws, a VQGAN or a KL autoencoder")
@@ -361,7 +366,8 @@ def _compare(arguments):
     elif task == "reconstruct":
         base = requests.ReconstructRequest(image=_picture(arguments.image, requests.ReconstructRequest.max_side))
     else:
-        base = _asked(arguments, requests.GenerateRequest)
+        size = requests.suited(rows[0].family, dict.fromkeys(("width", "height")), rows[0].size)
+        base = _asked(arguments, requests.GenerateRequest, width=size["width"], height=size["height"])
     known = catalog.catalog(home)
     rows = [row if row.id in known else dataclasses.replace(row, id=str(row.path)) for row in rows]
     request = requests.CompareRequest(base, (comparison.of_models(base, rows),))
@@ -423,6 +429,21 @@ def _convert(arguments):
     left_out = f"; left out: {', '.join(report['left_out'])}" if report["left_out"] else ""
     _say(f"{target}: {report['tensors']} tensors, {report['bytes'] / 1e6:.1f} MB{left_out}")
     return {"path": str(target), "family": family} | report
+
+
+def _relink(arguments):
+    from engines.checkpoints.relink import relink
+    from engines.engine import Engine
+
+    row = catalog.find(arguments.model, None, _home(arguments))
+    before, after = catalog.drawn_with(row, _home(arguments)), catalog.find(arguments.to, None, _home(arguments))
+    if before is None:
+        raise BadRequest(f"“{row.id}” draws with no other model; there is nothing to link anew.")
+    engine = Engine(_home(arguments), "cpu")
+    path = arguments.out / "model.safetensors"
+    relink(row, engine.load(before), engine.load(after), path)
+    _say(f"{path}: {row.id}, which draws with {after.id}")
+    return {"path": str(path), "model": row.id, "draws_with": after.id}
 
 
 def _export(arguments):

@@ -12,11 +12,12 @@ from engines.errors import AtelierError, BadRequest
 from engines.requests import Progress, alone, choose
 from engines.text import prompt
 from engines.vqgan import decoding
-from engines.vqgan.autoencoder import Larger
+from engines.vqgan.autoencoder import VQGAN, Larger
 
 PIXELS_AT_ONCE = 2**20  # of a batch; more pictures are drawn batch after batch
 PREVIEWS = 8  # a batch
 SHORT = "Memory was short, so it was drawn one row of a batch at a time; fewer or smaller pictures are quicker."
+WHOLE = "At this size things may repeat themselves; in multiples of {multiple} pixels they are drawn whole."
 TILED = "Memory was short, so the autoencoder went tile by tile, whose tones may differ a little; smaller pictures fit."
 
 
@@ -59,16 +60,18 @@ def in_batches(request, model, size, draw, on_progress=None):
 
 
 def of_size(model, width, height):
-    """The model to draw pictures of that size with.
+    """The model to draw pictures of that size with, and a note on it.
 
-    It is that with the autoencoder's head for larger pictures, if it has one and so comes nearer to the size that it
-    learned: nets that know one size repeat themselves on larger ones.
+    It is that with the VQGAN's head for larger pictures, if it has one and so comes nearer to the size that it learned:
+    nets that know one size repeat themselves on larger ones.
     """
     stage = getattr(model, "first_stage", None)
-    if stage is None or not getattr(stage.config, "larger", 0) or width * height < 2 * model.size**2:
-        return model
+    if not isinstance(stage, VQGAN) or not stage.config.larger or width * height < 2 * model.size**2:
+        return model, ""
     larger = model.drawing_with(Larger(stage))
-    return larger if not (width % larger.size_multiple or height % larger.size_multiple) else model
+    if width % larger.size_multiple or height % larger.size_multiple:
+        return model, WHOLE.format(multiple=larger.size_multiple)
+    return larger, ""
 
 
 def as_stage(on_progress, number, count):

@@ -26,11 +26,11 @@ def generate(request, model, on_progress=None):
     """
     started = time.monotonic()
     size = request.width, request.height
-    model = drawing.of_size(model, *size)
+    model, told = drawing.of_size(model, *size)
     _check(request, model)
     images, note = drawing.in_batches(request, model, size, DRAW[model.family], on_progress)
     finished = map(Picture, images, drawing.seeds(request, range(request.count)))
-    return GenerateResult(tuple(finished), time.monotonic() - started, note=note)
+    return GenerateResult(tuple(finished), time.monotonic() - started, note=" ".join(filter(None, (told, note))))
 
 
 def _check(request, model):

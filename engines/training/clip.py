@@ -94,7 +94,8 @@ class CLIPTrainer(CaptionedTrainer):
     def fingerprint(self):
         """What a run must keep to be continued: the shapes, the words and the autoencoder."""
         config = self.model.config
-        return fingerprint(config.text, config.tokenizer, config.latent_size, config.ch, self.first_stage.state_dict())
+        shape = config.text, config.tokenizer, config.latent_size, config.ch, self.recipe.ema_decays
+        return fingerprint(*shape, self.first_stage.state_dict())
 
 
 def found(similarity):

@@ -100,7 +100,7 @@ class DrawingTrainer(CaptionedTrainer):
 
     def fingerprint(self):
         """What a run must keep to be continued: the shape of the net, the words and the autoencoder."""
-        config = self.model.config
+        config, net = self.model.config, getattr(self.model, self.net)
         return fingerprint(
-            getattr(self.model, self.net).config, config.text, config.tokenizer, self.first_stage.state_dict()
+            net.config, config.text, config.tokenizer, self.recipe.ema_decays, self.first_stage.state_dict()
         )

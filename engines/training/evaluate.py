@@ -113,9 +113,7 @@ def _vqgan(model, folder, out, size=SIZE):
             for codec in CODECS:
                 results[codec], needed[codec] = _coded(codec, image, bits)
             for who, result in results.items():
-                z = tensors.from_image(result)
-                measured = metrics.psnr(x, z), metrics.ssim(x, z), perceptual(x, z).item(), needed[who]
-                rows.setdefault(who, []).append(measured)
+                rows.setdefault(who, []).append([*_near(x, result, perceptual), needed[who]])
             tokens.append(quantized.indices.cpu())
             redrawn.append([image, *results.values()])
         used, perplexity = usage(torch.cat(tokens), model.codebook_config.n_embed)
@@ -152,6 +150,12 @@ def _vqgan(model, folder, out, size=SIZE):
     return figures, body
 
 
+def _near(x, result, perceptual):
+    # PSNR, SSIM and perceptual distance of a picture from what it is to be
+    z = tensors.from_image(result)
+    return metrics.psnr(x, z), metrics.ssim(x, z), perceptual(x, z).item()
+
+
 def _larger(model, folder, out, size):
     """Held-out pictures of `size` pixels a side, encoded at half their sides, by the second head and by the first."""
     device, perceptual = next(model.parameters()).device, metrics.RandomPerceptual()
@@ -168,9 +172,7 @@ def _larger(model, folder, out, size):
                 "first head, enlarged": small.resize(image.size, Image.Resampling.BICUBIC),
             }
             for who, result in results.items():
-                z = tensors.from_image(result)
-                measured = metrics.psnr(x, z), metrics.ssim(x, z), perceptual(x, z).item()
-                found.setdefault(who, []).append(measured)
+                found.setdefault(who, []).append(_near(x, result, perceptual))
             redrawn.append([image, *results.values()])
         for who, measured in found.items():
             psnr, ssim, distance = np.mean(measured, axis=0).tolist()
@@ -233,7 +235,7 @@ def _drawer(model, folder, out):
         return quality.draw(model, compose(text, style), size, count=count)
 
     rows = [draw(example.text, example.style, SEEDS) for example in chosen]
-    _labelled(rows, [compose(e.text, e.style) for e in chosen], out / "prompts.webp", columns=2)
+    _labelled(rows, [compose(e.text, e.style) for e in chosen], out / "prompts.webp", columns=4)
 
     say("styles")
     rows = [[draw(text, style)[0] for style in STYLES] for text in STYLE_WORDS]
@@ -274,8 +276,8 @@ def _drawer(model, folder, out):
     body = (
         "## Pictures, as they come\n\n"
         f"The {PROMPTS} captions of each style whose file names have the smallest SHA-256, "
-        f"{figures['held_out_prompts']} of them held out from the training; seeds 0 to {SEEDS - 1}, "
-        f"{asked['steps']} steps, guidance {asked['cfg_scale']}, all else by default; nothing was chosen.\n\n"
+        f"{figures['held_out_prompts']} of them held out from the training; seeds 0 to {SEEDS - 1}, {size}x{size} "
+        f"pixels, {asked['steps']} steps, guidance {asked['cfg_scale']}, all else by default; nothing was chosen.\n\n"
         f"![Prompts](prompts.webp)\n\nThe style word, one seed:\n\n![Styles](styles.webp)\n\n{chinese}"
         "Drawn, and beside it the three nearest training pictures by colour on a grid of 16x16:\n\n"
         "![Nearest](nearest.webp)\n\n" + "\n\n".join(section.strip() for section in sections) + "\n"
@@ -345,4 +347,4 @@ def _labelled(rows, labels, path, columns):
         strips.append(sheet)
     blank = Image.new("RGB", strips[0].size, "white")
     strips += [blank] * (-len(strips) % columns)
-    pictures.grid(strips, columns).save(path, quality=75, method=6)
+    pictures.grid(strips, columns).save(path, quality=60, method=6)

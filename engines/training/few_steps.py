@@ -1,6 +1,6 @@
 """Distilling latent diffusion: a model that walked from noise to a picture learns to jump (Heek et al., 2024)."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from functools import partial
 
 import torch
@@ -44,11 +44,8 @@ class FewStepTrainer(CaptionedTrainer):
     def __init__(self, recipe, examples, base, device="cpu", card=None, start=None, report=None):
         if not recipe.size == recipe.few_steps.size == base.size:
             raise BadRequest(f"“{base.name}” draws pictures of {base.size} pixels, the recipe is for {recipe.size}.")
-        wanted = recipe.few_steps
-        if start and (start.config.rank > wanted.rank or replace(start.config, rank=wanted.rank) != wanted):
-            raise BadRequest(
-                f"“{start.name}” is {start.config}, the recipe is for {wanted}; only the rank may grow."
-            )
+        if start:
+            _check_start(start, recipe.few_steps)
         super().__init__(recipe, examples, base.first_stage, device, card, report)
         self.base = base.to(self.device)
         self.model = FewSteps(recipe.few_steps, base).to(self.device)
@@ -155,7 +152,17 @@ class FewStepTrainer(CaptionedTrainer):
 
     def fingerprint(self):
         """What a run must keep to be continued: the model that it distils, and what is added to it."""
-        return fingerprint(self.model.config, self.base.sha256)
+        return fingerprint(self.model.config, self.recipe.ema_decays, self.base.sha256)
+
+
+def _check_start(start, wanted):
+    for field in fields(wanted):
+        begun, asked = getattr(start.config, field.name), getattr(wanted, field.name)
+        if begun != asked and not (field.name == "rank" and begun < asked):
+            raise BadRequest(
+                f"“{start.name}” has {field.name} {begun}, the recipe {field.name} {asked}; only the rank may grow. "
+                "Choose another --preset."
+            )
 
 
 def _step(x, denoised, sigma, lower):

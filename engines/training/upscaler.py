@@ -110,4 +110,4 @@ class UpscalerTrainer(Trainer):
         return grid(rows or [tensors.to_images(torch.zeros(1, 3, side, side))[0]], 4)
 
     def fingerprint(self):
-        return fingerprint(self.model.config)
+        return fingerprint(self.model.config, self.recipe.ema_decays)

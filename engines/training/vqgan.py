@@ -95,10 +95,11 @@ class VQGANTrainer:
         recipe, shape = self.recipe, self.recipe.autoencoder
         if start is None:
             return VQGAN(shape, recipe.codebook)
-        if recipe.learns != "larger" or start.config.larger:
-            return start
-        model = VQGAN(replace(start.config, larger=shape.larger), start.codebook_config)
-        model.load_state_dict(model.state_dict() | start.state_dict())
+        # a second head reads what the decoder makes: with another decoder it must be learned anew
+        blocks = (start.config.larger or shape.larger) if recipe.learns == "larger" else 0
+        model = VQGAN(replace(start.config, larger=blocks), start.codebook_config)
+        state = model.state_dict()
+        model.load_state_dict(state | {name: value for name, value in start.state_dict().items() if name in state})
         return model
 
     def _reconstructed(self, x):
@@ -134,7 +135,8 @@ class VQGANTrainer:
             for group in optimizer.param_groups:
                 group["lr"] = rate * rate_share
         self.model.train()
-        self.model.quantize.train(recipe.learns == "all")  # an EMA codebook learns in training mode
+        for part in (self.model.encoder, self.model.quantize):  # an EMA codebook learns in training mode
+            part.train(recipe.learns == "all")
         x = self.pictures(index)
         y, quantized = self._reconstructed(x)
         pixel = F.l1_loss(y, x)
@@ -168,14 +170,14 @@ class VQGANTrainer:
             verdict.backward()
             self.opponent.step()
             row["discriminator"] = verdict.item()
-        used, perplexity = usage(quantized.indices, recipe.codebook.n_embed)
+        used, perplexity = usage(quantized.indices, self.model.codebook_config.n_embed)
         return row | {"codes in the batch": used, "perplexity": perplexity}
 
     def fingerprint(self):
         """What a run must keep to be continued: the shapes."""
         recipe = self.recipe
         return fingerprint(
-            recipe.autoencoder, recipe.codebook, recipe.discriminator_ch, recipe.discriminator_layers
+            self.model.config, self.model.codebook_config, recipe.discriminator_ch, recipe.discriminator_layers
         )
 
     def state(self):
@@ -202,7 +204,7 @@ class VQGANTrainer:
     def samples(self):
         """Held-out pictures above their reconstructions."""
         shown = self.shown or (self.icons + self.photos)[:8]
-        multiple = self.recipe.autoencoder.factor * (1 + (self.recipe.learns == "larger"))
+        multiple = self.model.config.factor * (1 + (self.recipe.learns == "larger"))
         side = self.recipe.size // multiple * multiple
         pictures = [data.on_background(example.pixels, (255, 255, 255))[:side, :side] for example in shown]
         x = tensors.from_bytes(torch.from_numpy(np.stack(pictures))).to(self.device)

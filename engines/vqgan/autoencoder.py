@@ -323,6 +323,8 @@ class KLAutoencoder(nn.Module):
 
     def __init__(self, config):
         super().__init__()
+        if config.larger:
+            raise BadRequest("A second head is for the codes of a VQGAN; leave larger at 0.")
         self.config = config
         self.encoder = Encoder(config, 2 * config.z_channels)
         self.quant_conv = nn.Conv2d(2 * config.z_channels, 2 * config.embed_dim, 1)

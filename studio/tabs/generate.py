@@ -40,7 +40,8 @@ COLUMNS = {1: 1, 2: 4, 3: 9, 4: 16}  # of the gallery, and the most pictures for
 
 def draw(studio):
     """Draw the tab; returns its parts, the fields of the request under `fields`."""
-    fields, suits = {}, SUITED[find("", "generate", studio.home).family]
+    first = find("", "generate", studio.home)
+    fields, suits = {}, suited(first.family, dict.fromkeys(SUGGESTED), first.size)
 
     def add(name, **options):
         fields[name] = control(GenerateRequest, name, "generate", **options)
@@ -100,10 +101,9 @@ def draw(studio):
                         True, label=t("random_seed"), info=t("random_seed.help"), elem_id="generate-random-seed"
                     )
                 with gr.Row():
-                    add("width")
-                    add("height")
+                    add("width", value=suits["width"])
+                    add("height", value=suits["height"])
                 fields["model"] = model_control(studio.home, "generate", "model.help")
-                _begin_with_size(studio, fields)
                 way = _way(studio, fields["model"].value)
                 by_tokens = way in ("tokens", "rows")
                 add("sampler", visible=way == "noise")
@@ -153,13 +153,6 @@ def draw(studio):
         asked=fields | {"image": image, "noise_only": noise_only, "random_seed": random_seed},
         job=gr.BrowserState("", storage_key="atelier-job", secret="atelier"), entries=gr.State([]), chosen=gr.State(0),
     )  # fmt: skip
-
-
-def _begin_with_size(studio, fields):
-    # that which the model chosen at first draws best
-    row = catalog(studio.home).get(fields["model"].value)
-    for name in ("width", "height"):
-        fields[name].value = suited(row.family, {name: None}, row.size)[name] if row else fields[name].value
 
 
 def bigger_controls(studio):

@@ -14,8 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from engines import requests
+from engines import catalog, requests
 from engines.checkpoints import models
+from engines.engine import Engine
 from engines.vqgan.autoencoder import KLAutoencoder
 from studio import cli, images
 from studio.logins import Logins
@@ -233,6 +234,36 @@ def test_compare_upscalers(capsys, home, tmp_path):
     code, found, _ = run(capsys, home, *words, "--out", str(tmp_path))
     assert code == 0 and [row["model"] for row in found["pictures"]] == ["larger", "lanczos"]
     assert [Image.open(row["path"]).size for row in found["pictures"]] == [(100, 120)] * 2
+
+
+def test_relink_brings_what_draws_to_a_vqgan_that_was_trained_on(capsys, tmp_path):
+    home, new = tmp_path / "home", tmp_path / "new"
+    tiny.save(home / "models" / "quick.safetensors", tiny.few_steps())
+    models.save(new / "mirror" / "model.safetensors", tiny.two_headed(), {})
+    rows = [catalog.find("quick", home=home)]
+    for name, other in (("walker", new / "mirror"), ("quick", new / "walker")):
+        assert catalog.find(name, home=home).size == 32
+        code, found, _ = run(capsys, home, "relink", name, "--to", str(other), "--out", str(new / name))
+        assert code == 0 and found["draws_with"] == other.name
+        rows.append(catalog.find(str(new / name), home=home))
+        assert rows[-1].size == 64
+    before, after = (Engine(home, "cpu").load(row).unet.state_dict() for row in (rows[0], rows[-1]))
+    assert all(map(torch.equal, before.values(), after.values()))
+
+
+@pytest.mark.parametrize("model, to, sentence", [
+    ("painter", "OTHER", "not the same in what counts"),
+    ("painter", "mirror", "is there already"),
+    ("mirror", "mirror", "nothing to link anew"),
+])  # fmt: skip
+def test_relink_refuses_what_is_no_like(capsys, home, tmp_path, model, to, sentence):
+    other, out = tmp_path / "other" / "model.safetensors", tmp_path / "out"
+    models.save(other, tiny.vqgan(seed=5), {})
+    if "already" in sentence:
+        models.save(out / "model.safetensors", tiny.kl(), {})
+    words = ["relink", model, "--to", to.replace("OTHER", str(other)), "--out", str(out)]
+    code, _, err = run(capsys, home, *words)
+    assert code == 2 and sentence in err and out.exists() == ("already" in sentence)
 
 
 def test_export_writes_a_folder_of_diffusers_with_the_card(capsys, home, tmp_path):

@@ -5,13 +5,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from safetensors.torch import load_file
 
 from engines import catalog
+from engines.checkpoints import files, models
 from engines.engine import Engine
+from engines.errors import BadRequest
 from engines.requests import GenerateRequest, suited
 from engines.tasks.drawing import of_size
 from engines.tasks.generate import generate
-from engines.vqgan.autoencoder import Larger
+from engines.vqgan.autoencoder import KLAutoencoder, Larger
 from tests import tiny
 from tests.tiny import png, request
 
@@ -51,17 +54,19 @@ def test_twice_the_size_is_the_same_picture_by_the_second_head(made, monkeypatch
 
 def test_the_second_head_draws_what_the_net_would_otherwise_repeat(made):
     model, _ = made
-    assert of_size(model, 32, 32) is model and of_size(model, 32, 48) is model
+    for size in ((32, 32), (32, 48)):
+        assert of_size(model, *size) == (model, "")
     for size in ((64, 64), (128, 128), (32, 64)):
-        larger = of_size(model, *size)
-        assert isinstance(larger.first_stage, Larger) and not isinstance(model.first_stage, Larger)
+        larger, note = of_size(model, *size)
+        assert not note and isinstance(larger.first_stage, Larger) and not isinstance(model.first_stage, Larger)
         assert larger.size_multiple == 2 * model.size_multiple
-    assert of_size(model, 64 + model.size_multiple, 64) is model  # no whole number of its latents
+    between, note = of_size(model, 64 + model.size_multiple, 64)
+    assert between is model and f"multiples of {2 * model.size_multiple} pixels" in note
 
 
 def test_one_head_draws_all_sizes():
     model = tiny.latent_diffusion()
-    assert of_size(model, 128, 128) is model
+    assert of_size(model, 128, 128) == (model, "")
 
 
 def test_a_picture_to_start_from_is_seen_at_half_its_sides():
@@ -94,8 +99,32 @@ def test_the_catalog_tells_the_size_that_two_heads_draw_best(tmp_path):
     tiny.save(tmp_path / "models" / "quick.safetensors", model)
     rows = catalog.catalog(tmp_path)
     assert (rows["mirror"].larger, rows["walker"].size, rows["quick"].size) == (True, 64, 64)
+    assert catalog.find("quick", home=tmp_path).size == 64
     loaded = Engine(tmp_path, "cpu").load(rows["quick"])
-    assert loaded.size == 32 and of_size(loaded, 64, 64) is not loaded
+    assert loaded.size == 32 and of_size(loaded, 64, 64)[0] is not loaded
+    assert catalog.find(str(rows["quick"].path), home=tmp_path).size == 64  # by its path as well
+
+
+def test_the_catalog_doubles_no_size_for_a_namesake_of_two_heads(tmp_path):
+    painter = tmp_path / "models" / "one" / "painter.safetensors"
+    painter.parent.mkdir(parents=True)
+    tiny.save(painter, tiny.latent_diffusion())
+    painter.with_name("mirror.safetensors").rename(tmp_path / "models" / "one" / "other.safetensors")
+    models.save(tmp_path / "models" / "mirror.safetensors", tiny.two_headed(), {})
+    assert catalog.catalog(tmp_path)["painter"].size == 32
+
+
+@pytest.mark.parametrize("shape", [None, [1], {}, {"autoencoder": None}, {"autoencoder": {"larger": "x"}}])
+def test_a_vqgan_that_does_not_say_what_it_is_has_one_head(tmp_path, shape):
+    path = tmp_path / "models" / "mirror.safetensors"
+    models.save(path, tiny.vqgan(), {})
+    files.save(path, load_file(path), files.read_header(path)[1] | {"config": shape})
+    assert not catalog.catalog(tmp_path)["mirror"].larger
+
+
+def test_the_second_head_is_a_vqgans():
+    with pytest.raises(BadRequest, match="codes of a VQGAN"):
+        KLAutoencoder(tiny.two_headed().config)
 
 
 def test_a_size_that_is_left_open_is_that_of_the_model():

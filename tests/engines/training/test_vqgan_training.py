@@ -310,6 +310,13 @@ def test_a_head_for_larger_pictures_learns_alone():
     assert not any(torch.equal(value, new[name]) for name, value in state.items() if name not in before)
 
 
+@pytest.mark.parametrize("part", ["all", "decoder"])
+def test_a_second_head_does_not_outlive_the_decoder_that_it_reads(part):
+    start = build(LARGER, start=build().model).model
+    assert start.config.larger and not build(replace(RECIPE, learns=part), start=start).model.config.larger
+    assert build(LARGER, start=start).model.config.larger
+
+
 def test_a_head_for_larger_pictures_sees_them_at_half_their_sides():
     trainer = build(LARGER, start=build().model)
     trainer.model.eval()
