@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import difflib
-import functools
 from dataclasses import dataclass, field
 
 from engines import catalog, requests
@@ -26,8 +25,9 @@ class Additions:
 
     def record(self):
         """The hash of each file by its name, and the weight of a LoRA, as a picture's record holds them."""
-        told = {row.id: {"sha256": _sha256(lora.whole(row.path)), "weight": weight} for row, weight in self.loras}
-        told |= {row.id: {"sha256": _sha256(row.path)} for row in self.embeddings.values()}
+        known = files.known_sha256
+        told = {row.id: {"sha256": known(lora.whole(row.path)), "weight": weight} for row, weight in self.loras}
+        told |= {row.id: {"sha256": known(row.path)} for row in self.embeddings.values()}
         return {"additions": told} if told else {}
 
     @contextlib.contextmanager
@@ -75,16 +75,6 @@ def reading(text, tokenizer, home=None):
     words, signs = _signed(words, catalog.catalog(home))
     lengths = {sign: foreign.recognised(row.path)[0].config["vectors"] for sign, row in signs.items()}
     return words, tokenizer.adding({sign: range(length) for sign, length in lengths.items()})
-
-
-def _sha256(path):
-    return _hashed(path, files.stamp(path))
-
-
-@functools.lru_cache(maxsize=256)
-def _hashed(path, stamp):
-    # once for each content of a file: every picture tells of it
-    return files.sha256(path)
 
 
 def _weights(asked, texts):

@@ -278,7 +278,7 @@ def _drawn_with(row, rows):
     found = [read(path) for path in paths if path.exists()]
     found += [rows[name]] if name in rows else []
     for candidate in found:
-        if task in candidate.tasks and files.sha256(candidate.path, candidate.beside) == sha256:
+        if task in candidate.tasks and files.known_sha256(candidate.path, candidate.beside) == sha256:
             return candidate
     what = f"is not the one that is here: its SHA-256 begins with {sha256[:8]}" if found else "is not here"
     raise BadCheckpoint(

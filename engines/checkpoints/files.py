@@ -4,6 +4,7 @@ A model of ours keeps its family, configuration and card as JSON under the key `
 header's metadata. Reading a header needs no torch.
 """
 
+import functools
 import hashlib
 import json
 import math
@@ -274,3 +275,13 @@ def sha256(path, beside=None):
         return hashlib.sha256(listed.encode()).hexdigest()
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def known_sha256(path, beside=None):
+    """`sha256`, reckoned once for each content: every look at the catalog and every picture asks for it."""
+    return _sha256(path, beside, stamp(path), stamp(beside) if beside else None)
+
+
+@functools.lru_cache(maxsize=1024)
+def _sha256(path, beside, *stamps):
+    return sha256(path, beside)

@@ -20,9 +20,9 @@ def relink(row, before, after, out):
     out = Path(out)
     if out.exists():
         raise BadRequest(f"{out} is there already; choose a file that is not.")
-    was, now = _what_counts(before), _what_counts(after)
+    (frame, was), (other, now) = _what_counts(before), _what_counts(after)
     same = was.keys() == now.keys() and all(torch.equal(value, now[name]) for name, value in was.items())
-    if before.family != after.family or not same:
+    if (before.family, frame) != (after.family, other) or not same:
         raise BadRequest(
             f"“{row.id}” learned with “{before.name}”, and “{after.name}” is not the same in what counts for it; "
             "choose one that was trained on from it with its latents as they were."
@@ -34,7 +34,9 @@ def relink(row, before, after, out):
 
 
 def _what_counts(model):
+    # what is to be the same of the description and of the weights
     state = models.own_weights(model)
     if model.family in models.DRAWING:
-        return state
-    return {name: value for name, value in state.items() if not name.startswith(DECODING)}
+        return model.config, state
+    latents = {name: value for name, value in state.items() if not name.startswith(DECODING)}
+    return getattr(model, "codebook_config", None), latents
