@@ -77,7 +77,7 @@ def test_a_drawn_picture_is_sent_and_many_files_are_queued(artist, tmp_path):
     artist.ask("sun, flat", seed=5)
     artist.draw()
     artist.find("#generate-to-upscale").click()
-    expect(artist.find("#upscale-forecast")).to_contain_text("256 × 256")
+    expect(artist.find("#upscale-forecast")).to_contain_text("512 × 512")
     take_model(artist, "lanczos")
     paths = [photograph(tmp_path / f"{number}.png", 40 + number, 30) for number in range(3)]
     (tmp_path / "no.png").write_bytes(b"no picture")
@@ -118,9 +118,9 @@ def test_a_drawn_picture_is_made_bigger(artist):
     large = artist.drawn(before, job)
     asked = request_in(large)
     assert (asked["task"], asked["prompt"], asked["seed"]) == ("refine", "sun, flat", 5)
-    assert pixels(large).size == (256, 256)
+    assert pixels(large).size == (512, 512)
     # it is the same picture, and not an enlargement alone
-    back = np.asarray(pixels(large).resize((128, 128), Image.Resampling.BOX), int)
+    back = np.asarray(pixels(large).resize((256, 256), Image.Resampling.BOX), int)
     assert 0 < np.abs(back - np.asarray(pixels(small))).mean() < 25
     expect(artist.find("#generate-details")).to_contain_text("× 2")
 

@@ -146,4 +146,7 @@ def test_the_second_head_of_a_vqgan_is_measured_at_twice_the_sides(folder, tmp_p
     assert figures["icons"]["second head"]["psnr"] == pytest.approx(expected, abs=0.1)  # bytes are rounded
     assert f"| icons, second head | {figures['icons']['second head']['psnr']:.2f} dB |" in section
     sheet = Image.open(tmp_path / "larger.webp")
-    assert sheet.height > 3 * SIZE and sheet.width > 4 * SIZE
+    assert sheet.height > 7 * SIZE and sheet.width > 4 * SIZE
+    rows = figures["icons"]
+    assert rows["second head, latents inexact by 0.2"] == rows["second head"]  # which heeds no latents here
+    assert rows["first head, enlarged, latents inexact by 0.2"] != rows["first head, enlarged"]
