@@ -47,11 +47,11 @@ def run_short(monkeypatch, stage, latents):
     held = []
     for half, place in ((stage.encoder, stage.config.factor**2), (stage.decoder, 1)):
 
-        def short(x, forward=half.forward, place=place):
+        def short(x, *more, forward=half.forward, place=place):
             held.append(len(x) * x.shape[2] * x.shape[3] // place)
             if held[-1] > latents:
                 raise torch.OutOfMemoryError("out of memory")
-            return forward(x)
+            return forward(x, *more)
 
         monkeypatch.setattr(half, "forward", short)
     return held
