@@ -128,11 +128,11 @@ def test_every_task_by_words_takes_it(engine):
         requests.RefineRequest(**fields, prompt="disc", upscaler="lanczos", scale=1.5),
     ]
     for request in asked:
-        with_lora = dataclasses.replace(request, prompt="disc<lora:ink:1.5>")
+        with_lora = dataclasses.replace(request, prompt="disc<lora:ink:8>")
         plain, changed = (engine.run(r).pictures[0].image.tobytes() for r in (request, with_lora))
         assert plain != changed
     asked = requests.LocateRequest(model="painter", image=picture, prompt="disc")
-    plain, changed = (engine.run(r).places for r in (asked, dataclasses.replace(asked, prompt="disc<lora:ink:1.5>")))
+    plain, changed = (engine.run(r).places for r in (asked, dataclasses.replace(asked, prompt="disc<lora:ink:8>")))
     assert plain.shape == changed.shape and not np.array_equal(plain, changed)
 
 
