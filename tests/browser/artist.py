@@ -89,14 +89,18 @@ class Artist:
 
     def told(self, words):
         """Wait for a message that says `words`, and close it; returns all that it says."""
+        # found and read at once: one that leaves by itself is gone at the next look
+        said = self.page.wait_for_function(
+            """words => [...document.querySelectorAll('[data-testid=toast-body]')]
+                .find(message => message.textContent.toLowerCase().includes(words.toLowerCase()))
+                ?.querySelector('[data-testid=toast-text]').innerText""",
+            arg=words,
+        ).json_value()
         message = self.page.get_by_test_id("toast-body").filter(has_text=words)
-        expect(message.first).to_be_visible()
-        text = message.get_by_test_id("toast-text").all_inner_texts()[0]
         # one that is leaving by itself cannot be clicked any more
-        for close in message.get_by_test_id("toast-close").element_handles():
-            close.evaluate("button => button.click()")
+        message.get_by_test_id("toast-close").evaluate_all("buttons => buttons.forEach(button => button.click())")
         expect(message).to_have_count(0)
-        return text
+        return said
 
     def reconstruct(self):
         """Press Reconstruct and wait for the end of its job; returns the figures by their names."""
