@@ -5,6 +5,8 @@ import json
 
 import gradio as gr
 
+from studio.tabs.common import QUIET
+
 # The settings of a link come before those of the last visit, and those before the form's own.
 RESTORE = """(saved, ...values) => {
   const names = %s, models = %s, linked = new URLSearchParams(location.search);
@@ -35,7 +37,6 @@ def wire_form(demo, kept, link, address, models):
     """
     names, parts = json.dumps(list(kept)), list(kept.values())
     saved = gr.BrowserState(None, storage_key="atelier-form", secret="atelier")
-    quiet = {"show_progress": "hidden", "api_visibility": "private"}
-    demo.load(None, [saved, *parts], parts, js=RESTORE % (names, json.dumps(models)), **quiet)
-    gr.on([part.change for part in parts], None, parts, saved, js=KEEP % names, **quiet)
-    link.click(None, parts, address, js=LINK % names, **quiet)
+    demo.load(None, [saved, *parts], parts, js=RESTORE % (names, json.dumps(models)), **QUIET)
+    gr.on([part.change for part in parts], None, parts, saved, js=KEEP % names, **QUIET)
+    link.click(None, parts, address, js=LINK % names, **QUIET)

@@ -20,6 +20,9 @@ from studio.jobs import FINAL
 from studio.texts import say, t
 
 SESSIONS = 1000  # pages of which something is kept
+# Of events that show by what they change that they are at work. At every step of any event gradio's page goes over
+# all parts on which one shows its progress, be it hidden: these show it on none.
+QUIET = {"show_progress": "hidden", "show_progress_on": [], "api_visibility": "private"}
 
 log = logging.getLogger(__name__)
 
@@ -266,7 +269,7 @@ def wire_autoencoder(studio, fields, rescan):
 
     gr.on(
         [fields["model"].change, fields["vae"].change, rescan.click], guard(follow),
-        [fields["model"], fields["vae"]], fields["vae"], show_progress="hidden", api_visibility="private",
+        [fields["model"], fields["vae"]], fields["vae"], **QUIET,
     )  # fmt: skip
 
 

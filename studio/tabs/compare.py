@@ -18,7 +18,18 @@ from studio import comparison, images
 from studio.jobs import FINAL
 from studio.pair_view import MODES, PairView
 from studio.tabs import inpaint, upscale
-from studio.tabs.common import Latest, control, guard, model_choices, named, remembered, standing, temporary, upload
+from studio.tabs.common import (
+    QUIET,
+    Latest,
+    control,
+    guard,
+    model_choices,
+    named,
+    remembered,
+    standing,
+    temporary,
+    upload,
+)
 from studio.tabs.generate import requested
 from studio.texts import say, t
 
@@ -131,7 +142,6 @@ def wire(studio, parts, parts_of, tabs, demo):
         parts.line, parts.run, parts.stop, parts.grid, parts.closer, parts.view, parts.ballot, parts.measures,
         parts.exports, parts.sheet, parts.folder, parts.ranking, parts.pair, stored,
     ]  # fmt: skip
-    quiet = {"show_progress": "hidden", "api_visibility": "private"}
 
     def submit(values, request: gr.Request):
         given = named(asked, values)
@@ -324,7 +334,7 @@ def wire(studio, parts, parts_of, tabs, demo):
             f"<span>{mark and f'<b>{mark}</b> '}{seconds}</span></button>"
         )
 
-    follower = {"outputs": shown, "concurrency_limit": None, **quiet}
+    follower = {"outputs": shown, "concurrency_limit": None, **QUIET}
     watched = [job, stored, parts.mode]
     state = [job, parts.pair, stored, parts.mode]
     measured = [job, parts.pair, stored]
@@ -333,22 +343,22 @@ def wire(studio, parts, parts_of, tabs, demo):
         lambda what: [gr.Column(visible=what == "generate"), gr.Column(visible=what == "reconstruct"),
                       gr.Column(visible=what == "inpaint"), gr.Column(visible=what == "upscale"),
                       gr.Accordion(visible=what == "generate")],
-        parts.what, [parts.words, parts.picture, parts.mask, parts.larger, parts.axes_of_words], **quiet,
+        parts.what, [parts.words, parts.picture, parts.mask, parts.larger, parts.axes_of_words], **QUIET,
     )  # fmt: skip
     asking = parts.run.click(
         guard(submit),
         {*asked.values(), *form.values(), *inpainting.fields.values(), *upscaling.asked.values(), parts.mode},
-        [job, stored, parts.pair], **quiet,
+        [job, stored, parts.pair], **QUIET,
     )  # fmt: skip
     for shows in (asking.success(guard(follow), watched, **follower), demo.load(guard(opened), watched, **follower)):
-        shows.success(guard(measure), measured, parts.measures, **quiet).success(guard(export), *exporting, **quiet)
-    parts.stop.click(guard(lambda job: studio.jobs.stop(job)), job, None, **quiet)
-    parts.grid.choose(guard(choose), state, shown, **quiet).success(guard(measure), measured, parts.measures, **quiet)
-    parts.mode.input(guard(look), state, shown, **quiet).success(guard(measure), measured, parts.measures, **quiet)
+        shows.success(guard(measure), measured, parts.measures, **QUIET).success(guard(export), *exporting, **QUIET)
+    parts.stop.click(guard(lambda job: studio.jobs.stop(job)), job, None, **QUIET)
+    parts.grid.choose(guard(choose), state, shown, **QUIET).success(guard(measure), measured, parts.measures, **QUIET)
+    parts.mode.input(guard(look), state, shown, **QUIET).success(guard(measure), measured, parts.measures, **QUIET)
     for share, button in parts.votes.items():
-        button.click(vote(share), state, shown, **quiet).success(
-            guard(measure), measured, parts.measures, **quiet
-        ).success(guard(export), *exporting, **quiet)
+        button.click(vote(share), state, shown, **QUIET).success(
+            guard(measure), measured, parts.measures, **QUIET
+        ).success(guard(export), *exporting, **QUIET)
 
 
 def _models(studio):

@@ -9,7 +9,7 @@ from engines import masks
 from engines.errors import BadRequest
 from studio import images
 from studio.mask_painter import SAVED
-from studio.tabs.common import file_of, guard, sent, temporary
+from studio.tabs.common import QUIET, file_of, guard, sent, temporary
 from studio.texts import say
 
 
@@ -17,9 +17,7 @@ class Easel:
     """Pictures and masks of `inputs` on the `painter` of a tab."""
 
     # what is quiet and writes masks goes one after the other, as it was asked: an older one never comes over a newer
-    IN_ORDER = {
-        "show_progress": "hidden", "api_visibility": "private", "concurrency_id": "masks", "concurrency_limit": 1,
-    }  # fmt: skip
+    IN_ORDER = QUIET | {"concurrency_id": "masks", "concurrency_limit": 1}
 
     def __init__(self, inputs, painter):
         self.inputs, self.painter = inputs, painter

@@ -18,7 +18,7 @@ from engines.requests import GenerateRequest
 from studio import images
 from studio.gallery import PICTURES, Search, compared, request_of
 from studio.jobs import FINAL
-from studio.tabs.common import Latest, guard, left
+from studio.tabs.common import QUIET, Latest, guard, left
 from studio.tabs.generate import filled
 from studio.texts import say, t
 
@@ -118,7 +118,6 @@ def wire(studio, parts, parts_of, tabs, demo):
     gallery, generate = studio.gallery, parts_of["generate"]
     asked = [parts.words, parts.task, parts.model, parts.board, parts.days, parts.starred]
     shown = [parts.page, parts.entries, parts.grid, parts.line, parts.newer, parts.older, parts.model, parts.board]
-    quiet = {"show_progress": "hidden", "api_visibility": "private"}
 
     def search(words, task, model, board, days, starred):
         since = datetime.datetime.now() - datetime.timedelta(days=days) if days else None
@@ -295,44 +294,42 @@ def wire(studio, parts, parts_of, tabs, demo):
         return str(open_(number, request).path), gr.Tabs(selected="reconstruct")
 
     for part in asked:
-        (part.submit if part is parts.words else part.input)(guard(from_first), asked, shown, **quiet)
-    parts.tab.select(guard(from_first), asked, shown, **quiet)
-    parts.newer.click(guard(turn(-1)), [parts.page, *asked], shown, **quiet)
-    parts.older.click(guard(turn(1)), [parts.page, *asked], shown, **quiet)
-    parts.take_in.upload(guard(take_in), [parts.take_in, *asked], shown, **quiet)
+        (part.submit if part is parts.words else part.input)(guard(from_first), asked, shown, **QUIET)
+    parts.tab.select(guard(from_first), asked, shown, **QUIET)
+    parts.newer.click(guard(turn(-1)), [parts.page, *asked], shown, **QUIET)
+    parts.older.click(guard(turn(1)), [parts.page, *asked], shown, **QUIET)
+    parts.take_in.upload(guard(take_in), [parts.take_in, *asked], shown, **QUIET)
     seen = [
         parts.chosen, parts.one, parts.picture, parts.details, parts.put, parts.made, parts.change,
         parts.verbs["star"],
     ]  # fmt: skip
-    parts.grid.select(guard(choose), parts.entries, seen, **quiet)
-    parts.verbs["star"].click(guard(star), parts.chosen, seen, **quiet)
-    parts.put.submit(guard(put), [parts.chosen, parts.put], None, **quiet)
-    parts.verbs["pick"].click(guard(pick), [parts.chosen, parts.picked], [parts.picked, parts.basket], **quiet)
+    parts.grid.select(guard(choose), parts.entries, seen, **QUIET)
+    parts.verbs["star"].click(guard(star), parts.chosen, seen, **QUIET)
+    parts.put.submit(guard(put), [parts.chosen, parts.put], None, **QUIET)
+    parts.verbs["pick"].click(guard(pick), [parts.chosen, parts.picked], [parts.picked, parts.basket], **QUIET)
     parts.verbs["delete"].click(
         guard(delete), [parts.chosen, parts.picked, parts.page, *asked],
-        [*shown, parts.chosen, parts.one, parts.gone, parts.picked, parts.basket, parts.undo], **quiet,
+        [*shown, parts.chosen, parts.one, parts.gone, parts.picked, parts.basket, parts.undo], **QUIET,
     )  # fmt: skip
-    parts.undo.click(guard(undo), [parts.gone, parts.page, *asked], [*shown, parts.gone, parts.undo], **quiet)
+    parts.undo.click(guard(undo), [parts.gone, parts.page, *asked], [*shown, parts.gone, parts.undo], **QUIET)
     parts.verbs["remake"].click(
-        guard(remake), parts.chosen, [parts.made, parts.change], concurrency_limit=None, **quiet
+        guard(remake), parts.chosen, [parts.made, parts.change], concurrency_limit=None, **QUIET
     )
-    parts.side_by_side.click(guard(side_by_side), parts.picked, [parts.pair, parts.table], **quiet)
+    parts.side_by_side.click(guard(side_by_side), parts.picked, [parts.pair, parts.table], **QUIET)
     parts.unpick.click(
         lambda: ([], "", gr.Gallery(visible=False), ""), None, [parts.picked, parts.basket, parts.pair, parts.table],
-        **quiet,
+        **QUIET,
     )  # fmt: skip
-    parts.pack.click(guard(pack), [parts.picked, *asked], parts.packed, **quiet)
-    parts.sends["use_settings"].click(guard(use_settings), parts.chosen, [*generate.asked.values(), tabs], **quiet)
+    parts.pack.click(guard(pack), [parts.picked, *asked], parts.packed, **QUIET)
+    parts.sends["use_settings"].click(guard(use_settings), parts.chosen, [*generate.asked.values(), tabs], **QUIET)
     compare = parts_of["compare"]
     parts.sends["to_compare"].click(
         guard(to_compare), parts.chosen,
-        [*generate.asked.values(), compare.what, compare.prompt, compare.seed, compare.image, tabs], **quiet,
+        [*generate.asked.values(), compare.what, compare.prompt, compare.seed, compare.image, tabs], **QUIET,
     )  # fmt: skip
-    parts.sends["to_image"].click(
-        guard(to_image), parts.chosen, [generate.image, generate.from_picture, tabs], **quiet
-    )
+    parts.sends["to_image"].click(guard(to_image), parts.chosen, [generate.image, generate.from_picture, tabs], **QUIET)
     parts.sends["to_reconstruct"].click(
-        guard(to_reconstruct), parts.chosen, [parts_of["reconstruct"].image, tabs], **quiet
+        guard(to_reconstruct), parts.chosen, [parts_of["reconstruct"].image, tabs], **QUIET
     )
 
 

@@ -16,6 +16,7 @@ from studio import gallery, images, wildcards
 from studio.jobs import FINAL
 from studio.tabs import browser, queue
 from studio.tabs.common import (
+    QUIET,
     Latest,
     autoencoder_control,
     chosen_entry,
@@ -308,66 +309,47 @@ def wire(studio, parts, parts_of, tabs, demo):
     form = list(parts.asked.values())
     # Settings that a preset, a browser and a link keep: all but pictures.
     kept = {name: component for name, component in parts.asked.items() if name != "image"}
-    follower = {
-        "inputs": parts.job, "outputs": shown, "show_progress": "hidden", "concurrency_limit": None,
-        "api_visibility": "private",
-    }  # fmt: skip
-    asking = parts.run.click(
-        guard(submit), set(parts.asked.values()), [parts.job, parts.fields["seed"]], show_progress="hidden",
-        api_visibility="private",
-    )  # fmt: skip
+    follower = {"inputs": parts.job, "outputs": shown, "concurrency_limit": None, **QUIET}
+    asking = parts.run.click(guard(submit), set(parts.asked.values()), [parts.job, parts.fields["seed"]], **QUIET)
     again = queue.wire(studio, parts.queue, parts.job)
     enlarging = parts.enlarge.click(
-        guard(enlarge), {parts.entries, parts.chosen, *parts.bigger.values()}, parts.job, show_progress="hidden",
-        api_visibility="private",
+        guard(enlarge), {parts.entries, parts.chosen, *parts.bigger.values()}, parts.job, **QUIET,
     )  # fmt: skip
     for event in (asking, again, enlarging):
         event.success(guard(follow), trigger_mode="multiple", **follower)
     demo.load(guard(opened), **follower)
     gr.on(
         [demo.load, *(parts.fields[name].change for name in FORESEEN)],
-        guard(forecast), set(form), parts.forecast, trigger_mode="always_last", show_progress="hidden",
-        api_visibility="private",
+        guard(forecast), set(form), parts.forecast, trigger_mode="always_last", **QUIET,
     )  # fmt: skip
-    demo.load(lambda: look_presets(None), None, parts.preset, show_progress="hidden", api_visibility="private")
-    quiet = {"show_progress": "hidden", "api_visibility": "private"}
-    parts.save_preset.click(guard(save_preset), {parts.preset, *kept.values()}, parts.preset, **quiet)
-    parts.load_preset.click(guard(load_preset), parts.preset, list(kept.values()), **quiet)
-    parts.forget_preset.click(guard(forget_preset), parts.preset, parts.preset, **quiet)
+    demo.load(lambda: look_presets(None), None, parts.preset, **QUIET)
+    parts.save_preset.click(guard(save_preset), {parts.preset, *kept.values()}, parts.preset, **QUIET)
+    parts.load_preset.click(guard(load_preset), parts.preset, list(kept.values()), **QUIET)
+    parts.forget_preset.click(guard(forget_preset), parts.preset, parts.preset, **QUIET)
     browser.wire_form(demo, kept, parts.link, parts.address, [row.id for row in catalog(studio.home).values()])
     parts.fields["model"].change(
         guard(suit), parts.fields["model"],
         [*(parts.fields[name] for name in ("sampler", "scheduler", "steps", "order", "corrections")),
          parts.guidance_more, parts.tokens_more],
-        show_progress="hidden", api_visibility="private",
+        **QUIET,
     )  # fmt: skip
     wire_autoencoder(studio, parts.fields, parts_of["models"].rescan)
     parts.fields["model"].input(
         guard(suggest), [parts.fields["model"], *(parts.fields[name] for name in SUGGESTED)],
-        [parts.fields[name] for name in SUGGESTED], show_progress="hidden", api_visibility="private",
+        [parts.fields[name] for name in SUGGESTED], **QUIET,
     )  # fmt: skip
     for button, verb in ((parts.stop, "stop"), (parts.finish, "finish"), (parts.skip, "skip")):
         ask = guard(lambda job, verb=verb: getattr(studio.jobs, verb)(job))
         button.click(ask, parts.job, None, api_visibility="private")
     for chip in parts.chips:
-        chip.click(lambda text: text, chip, parts.fields["prompt"], show_progress="hidden", api_visibility="private")
-    parts.pictures.select(
-        guard(choose), parts.entries, [parts.chosen, parts.details, parts.download], show_progress="hidden",
-        api_visibility="private",
-    )  # fmt: skip
+        chip.click(lambda text: text, chip, parts.fields["prompt"], **QUIET)
+    parts.pictures.select(guard(choose), parts.entries, [parts.chosen, parts.details, parts.download], **QUIET)
     picked = [parts.entries, parts.chosen]
-    parts.use_seed.click(
-        guard(use_seed), picked, [parts.fields["seed"], parts.random_seed], show_progress="hidden",
-        api_visibility="private",
-    )  # fmt: skip
-    parts.to_reconstruct.click(
-        guard(send), picked, [parts_of["reconstruct"].image, tabs], show_progress="hidden", api_visibility="private"
-    )
-    parts.to_image.click(
-        guard(start_from), picked, [parts.image, parts.from_picture], show_progress="hidden", api_visibility="private"
-    )
-    parts.use_settings.click(guard(use_settings), picked, form, show_progress="hidden", api_visibility="private")
-    parts.reuse.upload(guard(read_settings), parts.reuse, form, show_progress="hidden", api_visibility="private")
+    parts.use_seed.click(guard(use_seed), picked, [parts.fields["seed"], parts.random_seed], **QUIET)
+    parts.to_reconstruct.click(guard(send), picked, [parts_of["reconstruct"].image, tabs], **QUIET)
+    parts.to_image.click(guard(start_from), picked, [parts.image, parts.from_picture], **QUIET)
+    parts.use_settings.click(guard(use_settings), picked, form, **QUIET)
+    parts.reuse.upload(guard(read_settings), parts.reuse, form, **QUIET)
 
 
 def requested(studio, given):

@@ -14,6 +14,7 @@ from studio import images, wildcards
 from studio.jobs import FINAL
 from studio.mask_painter import MaskPainter
 from studio.tabs.common import (
+    QUIET,
     Latest,
     autoencoder_control,
     before_after,
@@ -135,7 +136,6 @@ def wire(studio, parts, parts_of, tabs, demo):
     # Outside of the tab: a browser reads what it remembers only where it is drawn, and a tab is drawn when visited.
     parts.key = key = gr.BrowserState("", storage_key="atelier-inpaint", secret="atelier")
     job = gr.BrowserState("", storage_key="atelier-inpaint-job", secret="atelier")
-    quiet = {"show_progress": "hidden", "api_visibility": "private"}
     in_order = easel.IN_ORDER
     followed = Latest()
     results = [
@@ -224,10 +224,10 @@ def wire(studio, parts, parts_of, tabs, demo):
         return send([number], 0, request)
 
     taken, generate, gallery = [key, parts.made, parts.painter], parts_of["generate"], parts_of["gallery"]
-    generate.to_inpaint.click(guard(send), [generate.entries, generate.chosen], [*taken, tabs], **quiet)
-    gallery.sends["to_inpaint"].click(guard(send_from_gallery), gallery.chosen, [*taken, tabs], **quiet)
-    parts.image.input(guard(choose), parts.image, taken, **quiet)
-    demo.load(guard(opened), key, parts.painter, **quiet)
+    generate.to_inpaint.click(guard(send), [generate.entries, generate.chosen], [*taken, tabs], **QUIET)
+    gallery.sends["to_inpaint"].click(guard(send_from_gallery), gallery.chosen, [*taken, tabs], **QUIET)
+    parts.image.input(guard(choose), parts.image, taken, **QUIET)
+    demo.load(guard(opened), key, parts.painter, **QUIET)
     easel.wire()
     wire_autoencoder(studio, parts.fields, parts_of["models"].rescan)
     for button, amounts, change in (
@@ -249,7 +249,7 @@ def wire(studio, parts, parts_of, tabs, demo):
         return studio.jobs.aside(asked).places
 
     parts.by_words.click(
-        guard(locate), [key, parts.fields["prompt"], parts.fields["model"]], parts.places, **quiet
+        guard(locate), [key, parts.fields["prompt"], parts.fields["model"]], parts.places, **QUIET
     ).success(
         easel.reshaped(_added(lambda seen, places, share: masks.from_places(places, 1 - share, seen.shape[:2]))),
         [parts.painter, parts.places, parts.strength], parts.painter, js=easel.saved, **in_order,
@@ -260,18 +260,15 @@ def wire(studio, parts, parts_of, tabs, demo):
             [parts.painter, parts.pixels], parts.painter, js=easel.saved, **in_order,
         )  # fmt: skip
     parts.read.upload(guard(read), [parts.read, parts.painter], parts.painter, **in_order)
-    follower = {
-        "inputs": [job, key], "outputs": [parts.line, parts.stop, *results], "show_progress": "hidden",
-        "concurrency_limit": None, "api_visibility": "private",
-    }  # fmt: skip
+    follower = {"inputs": [job, key], "outputs": [parts.line, parts.stop, *results], "concurrency_limit": None, **QUIET}
     asking = parts.run.click(guard(submit), [parts.painter, *fields], job, js=easel.saved, **in_order)
     asking.success(guard(follow), trigger_mode="multiple", **follower)
     demo.load(guard(follow_remembered), **follower)
     parts.stop.click(guard(lambda job: studio.jobs.stop(job)), job, None, api_visibility="private")
     parts.proposals.select(
-        guard(pick), [parts.entries, parts.before], [parts.chosen, parts.slider, parts.download], **quiet
+        guard(pick), [parts.entries, parts.before], [parts.chosen, parts.slider, parts.download], **QUIET
     )
-    parts.accept.click(guard(accept), [parts.entries, parts.chosen], taken, **quiet)
+    parts.accept.click(guard(accept), [parts.entries, parts.chosen], taken, **QUIET)
 
 
 def requested(studio, key, given, request):

@@ -11,7 +11,7 @@ from engines.checkpoints import pickles
 from engines.errors import AtelierError, BadRequest
 from engines.requests import EngineRequest
 from engines.text.prompt import NAMED
-from studio.tabs.common import guard, model_choices, temporary
+from studio.tabs.common import QUIET, guard, model_choices, temporary
 from studio.texts import say, t
 
 CARDS = (CARD, "about.md")  # beside a model, the first that is there is shown
@@ -47,7 +47,6 @@ def draw(studio):
 
 def wire(studio, parts, parts_of, tabs, demo):
     """Wire the tab; a rescan gives every tab the models that there are now."""
-    quiet = {"show_progress": "hidden", "api_visibility": "private"}
     shown = [parts.facts, parts.card]
     offered = {  # the choices of models of all tabs, by the task that they must be able to do
         "generate": [parts_of["generate"].fields["model"], parts_of["compare"].models["generate"]],
@@ -104,14 +103,14 @@ def wire(studio, parts, parts_of, tabs, demo):
                 lines.append(f'<div class="status failed">{html.escape(str(error))}</div>')
         yield rescan(chosen) | {parts.converted: "".join(lines)}
 
-    parts.model.change(guard(look), parts.model, shown, **quiet)
-    parts.tab.select(guard(look), parts.model, shown, **quiet).success(act("status"), parts.model, parts.held, **quiet)
+    parts.model.change(guard(look), parts.model, shown, **QUIET)
+    parts.tab.select(guard(look), parts.model, shown, **QUIET).success(act("status"), parts.model, parts.held, **QUIET)
     for name in ("load", "unload"):
-        getattr(parts, name).click(act(name), parts.model, parts.held, **quiet)
-    parts.tab.select(guard(old), None, parts.convert, **quiet)
+        getattr(parts, name).click(act(name), parts.model, parts.held, **QUIET)
+    parts.tab.select(guard(old), None, parts.convert, **QUIET)
     scanned = [parts.model, parts.convert, *(part for row in offered.values() for part in row)]
-    parts.rescan.click(guard(rescan), parts.model, scanned, **quiet)
-    parts.convert.click(guard(convert), parts.model, [parts.converted, *scanned], **quiet)
+    parts.rescan.click(guard(rescan), parts.model, scanned, **QUIET)
+    parts.convert.click(guard(convert), parts.model, [parts.converted, *scanned], **QUIET)
 
 
 def _alone(row):

@@ -6,7 +6,7 @@ import gradio as gr
 
 from engines.errors import BadRequest
 from studio.jobs import FINAL
-from studio.tabs.common import guard, left
+from studio.tabs.common import QUIET, guard, left
 from studio.texts import say, t
 
 EVERY = 1.0  # seconds between two looks while the list is open
@@ -59,11 +59,10 @@ def wire(studio, parts, followed):
         job = studio.jobs.again(chosen)
         return job if studio.jobs.state(job).task == "generate" else gr.skip()
 
-    quiet = {"show_progress": "hidden", "api_visibility": "private"}
     shown = [parts.jobs, parts.nothing]
-    parts.clock.tick(guard(look), parts.jobs, shown, **quiet)
-    parts.panel.expand(lambda: gr.Timer(active=True), None, parts.clock, **quiet)
-    parts.panel.collapse(lambda: gr.Timer(active=False), None, parts.clock, **quiet)
+    parts.clock.tick(guard(look), parts.jobs, shown, **QUIET)
+    parts.panel.expand(lambda: gr.Timer(active=True), None, parts.clock, **QUIET)
+    parts.panel.collapse(lambda: gr.Timer(active=False), None, parts.clock, **QUIET)
     acts = {
         "sooner": lambda job: studio.jobs.move(job, -1),
         "later": lambda job: studio.jobs.move(job, 1),
@@ -71,8 +70,8 @@ def wire(studio, parts, followed):
         "remove": lambda job: studio.jobs.stop(job),
     }
     for name, act in acts.items():
-        parts.verbs[name].click(verb(act), parts.jobs, shown, **quiet)
-    return parts.verbs["again"].click(guard(again), parts.jobs, followed, **quiet)
+        parts.verbs[name].click(verb(act), parts.jobs, shown, **QUIET)
+    return parts.verbs["again"].click(guard(again), parts.jobs, followed, **QUIET)
 
 
 def _row(state, request):

@@ -10,7 +10,7 @@ from engines.requests import ReconstructRequest
 from studio import images
 from studio.jobs import FINAL
 from studio.tabs import workshop
-from studio.tabs.common import control, guard, model_control, named, remembered, standing, tokens_button, upload
+from studio.tabs.common import QUIET, control, guard, model_control, named, remembered, standing, tokens_button, upload
 from studio.texts import say, t
 
 
@@ -102,17 +102,15 @@ def wire(studio, parts, parts_of, tabs, demo):
         if state and (state.result or state.state not in FINAL):
             yield from follow(job, request)
 
-    follower = {"inputs": job, "outputs": shown, "show_progress": "hidden", "concurrency_limit": None}
+    follower = {"inputs": job, "outputs": shown, "concurrency_limit": None, **QUIET}
 
     def run_job(event, submit, inputs):
-        event(guard(submit), inputs, job, show_progress="hidden", api_visibility="private").success(
-            guard(follow), **follower, api_visibility="private"
-        )
+        event(guard(submit), inputs, job, **QUIET).success(guard(follow), **follower)
 
     run_job(parts.run.click, submit, set(asked.values()))
     run_job(parts.reopen.upload, reopen, [parts.reopen, parts.fields["model"]])
     workshop.wire(studio, parts.workshop, job, parts.save, run_job)
-    demo.load(guard(follow_remembered), **follower, api_visibility="private")
+    demo.load(guard(follow_remembered), **follower)
     parts.stop.click(guard(lambda job: studio.jobs.stop(job)), job, None, api_visibility="private")
 
 

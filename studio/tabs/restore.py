@@ -15,6 +15,7 @@ from studio import images
 from studio.jobs import FINAL
 from studio.mask_painter import MaskPainter
 from studio.tabs.common import (
+    QUIET,
     Latest,
     before_after,
     cleaning_controls,
@@ -103,8 +104,7 @@ def wire(studio, parts, parts_of, tabs, demo):
     job = gr.BrowserState("", storage_key="atelier-restore-job", secret="atelier")
     repair = gr.BrowserState("", storage_key="atelier-restore-repair", secret="atelier")  # the last that was finished
     place = gr.BrowserState(0, storage_key="atelier-restore-step", secret="atelier")
-    quiet = {"show_progress": "hidden", "api_visibility": "private"}
-    latest = quiet | {"trigger_mode": "always_last"}
+    latest = QUIET | {"trigger_mode": "always_last"}
     followed = Latest()
 
     def to(name):
@@ -249,30 +249,30 @@ def wire(studio, parts, parts_of, tabs, demo):
     follower = {
         "inputs": [job, key],
         "outputs": [parts.line, parts.run, parts.stop, parts.painted, parts.repaired, repair],
-        "concurrency_limit": None, **quiet,
+        "concurrency_limit": None, **QUIET,
     }  # fmt: skip
-    parts.image.input(guard(choose), [parts.image, parts.strength], [*fresh, *marks], **quiet)
-    parts.onwards.click(guard(onwards), [key, parts.strength], [*marks, *steps], **quiet)
+    parts.image.input(guard(choose), [parts.image, parts.strength], [*fresh, *marks], **QUIET)
+    parts.onwards.click(guard(onwards), [key, parts.strength], [*marks, *steps], **QUIET)
     parts.strength.release(guard(find), [key, parts.strength], marks, **latest)
     parts.use.click(guard(use), [key, parts.strength], [parts.painter, *steps], **easel.IN_ORDER)
-    parts.by_hand.click(guard(by_hand), key, [parts.painter, *steps], **quiet)
+    parts.by_hand.click(guard(by_hand), key, [parts.painter, *steps], **QUIET)
     easel.wire()
     parts.masked.click(guard(masked), parts.painter, steps, js=easel.saved, **easel.IN_ORDER)
-    asking = parts.run.click(guard(submit), [key, parts.model], job, **quiet)
+    asking = parts.run.click(guard(submit), [key, parts.model], job, **QUIET)
     asking.success(guard(follow), trigger_mode="multiple", **follower)
     demo.load(guard(follow_remembered), **follower)
     parts.stop.click(guard(lambda job: studio.jobs.stop(job)), job, None, api_visibility="private")
-    parts.painted.click(guard(on_to_colours), [repair, key, *shares], [parts.look, *steps], **quiet)
+    parts.painted.click(guard(on_to_colours), [repair, key, *shares], [parts.look, *steps], **QUIET)
     for slider in shares:
         slider.change(guard(cleaned), [repair, key, *shares], parts.look, **latest)
     parts.save.click(
         guard(save), [repair, key, *shares], [parts.end, parts.save, parts.result, parts.download, *steps],
-        concurrency_limit=None, **quiet,
+        concurrency_limit=None, **QUIET,
     )  # fmt: skip
-    parts.another.click(guard(another), None, [parts.image, *fresh], **quiet)
+    parts.another.click(guard(another), None, [parts.image, *fresh], **QUIET)
     demo.load(
         guard(opened), [key, place, repair, parts.strength, *shares],
-        [parts.onwards, parts.painter, parts.look, *marks, *steps], **quiet,
+        [parts.onwards, parts.painter, parts.look, *marks, *steps], **QUIET,
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import gradio as gr
 
 from engines.requests import VERSION, EngineRequest
 from engines.worker import LOG
-from studio.tabs.common import guard
+from studio.tabs.common import QUIET, guard
 from studio.texts import say, t
 
 PACKAGES = ("torch", "gradio", "diffusers", "pillow", "numpy")
@@ -57,10 +57,9 @@ def wire(studio, parts, parts_of, tabs, demo):
         cells = "".join(f"<dt>{say(request, key)}</dt><dd>{html.escape(value)}</dd>" for key, value in rows)
         return f'<dl class="facts">{cells}</dl>'
 
-    quiet = {"show_progress": "hidden", "api_visibility": "private"}
     for event in (parts.tab.select, parts.again.click):
-        event(guard(look), None, [parts.facts, parts.log], **quiet)
-        event(guard(ask_engines), None, parts.engines, **quiet)  # which answer between two pictures
+        event(guard(look), None, [parts.facts, parts.log], **QUIET)
+        event(guard(ask_engines), None, parts.engines, **QUIET)  # which answer between two pictures
 
 
 def _tail(home):

@@ -14,6 +14,7 @@ from engines.requests import MAX_SIDE, SpotRequest, UpscaleRequest
 from studio import images
 from studio.jobs import FINAL
 from studio.tabs.common import (
+    QUIET,
     Latest,
     before_after,
     chosen_entry,
@@ -100,7 +101,6 @@ def wire(studio, parts, parts_of, tabs, demo):
     parts.key = key = gr.BrowserState("", storage_key="atelier-upscale", secret="atelier")
     job = gr.BrowserState("", storage_key="atelier-upscale-job", secret="atelier")
     asked = {key, *parts.asked.values()}
-    quiet = {"show_progress": "hidden", "api_visibility": "private"}
     followed = Latest()
 
     def suit(model):
@@ -209,36 +209,34 @@ def wire(studio, parts, parts_of, tabs, demo):
     follower = {
         "inputs": job,
         "outputs": [parts.line, parts.run, parts.stop, parts.made, parts.slider, parts.download],
-        "concurrency_limit": None, **quiet,
+        "concurrency_limit": None, **QUIET,
     }  # fmt: skip
-    asking = parts.run.click(guard(submit), asked, job, **quiet)
+    asking = parts.run.click(guard(submit), asked, job, **QUIET)
     asking.success(guard(follow), trigger_mode="multiple", **follower)
     demo.load(guard(follow_remembered), **follower)
     parts.stop.click(guard(lambda job: studio.jobs.stop(job)), job, None, api_visibility="private")
-    demo.load(guard(opened), key, parts.image, **quiet)
+    demo.load(guard(opened), key, parts.image, **QUIET)
     fresh = [key, parts.spot, parts.near, parts.made]
-    parts.image.input(guard(choose), parts.image, fresh, **quiet)
+    parts.image.input(guard(choose), parts.image, fresh, **QUIET)
     for part in asked:
-        part.change(guard(foresee), asked, parts.forecast, trigger_mode="always_last", **quiet)
+        part.change(guard(foresee), asked, parts.forecast, trigger_mode="always_last", **QUIET)
     seen = {*asked, parts.spot}
-    parts.image.select(point, None, parts.spot, **quiet)
-    parts.spot.change(guard(look), seen, [parts.near, parts.loupe], trigger_mode="always_last", **quiet)
+    parts.image.select(point, None, parts.spot, **QUIET)
+    parts.spot.change(guard(look), seen, [parts.near, parts.loupe], trigger_mode="always_last", **QUIET)
     gr.on(
         [demo.load, parts.fields["model"].change], guard(suit), parts.fields["model"],
-        [parts.fields[name] for name in (*INVENTING, "tile")], **quiet,
+        [parts.fields[name] for name in (*INVENTING, "tile")], **QUIET,
     )  # fmt: skip
     for number, button in parts.times.items():
-        button.click(
-            lambda number=number: (number, 0), None, [parts.fields["scale"], parts.asked["target"]], **quiet
-        )
+        button.click(lambda number=number: (number, 0), None, [parts.fields["scale"], parts.asked["target"]], **QUIET)
     for field in parts.asked.values():
-        field.change(guard(look), seen, [parts.near, parts.loupe], trigger_mode="always_last", **quiet)
+        field.change(guard(look), seen, [parts.near, parts.loupe], trigger_mode="always_last", **QUIET)
     for button, act in ((parts.many, queue_files), (parts.folder, queue_folder)):
-        button.upload(guard(act), {button, *parts.asked.values()}, None, **quiet)
+        button.upload(guard(act), {button, *parts.asked.values()}, None, **QUIET)
     generate, gallery = parts_of["generate"], parts_of["gallery"]
     sent = [parts.image, tabs, *fresh]
-    generate.to_upscale.click(guard(send), [generate.entries, generate.chosen], sent, **quiet)
-    gallery.sends["to_upscale"].click(guard(send_from_gallery), gallery.chosen, sent, **quiet)
+    generate.to_upscale.click(guard(send), [generate.entries, generate.chosen], sent, **QUIET)
+    gallery.sends["to_upscale"].click(guard(send_from_gallery), gallery.chosen, sent, **QUIET)
 
 
 def requested(studio, key, given, request):

@@ -17,6 +17,7 @@ from engines.vqgan import editing
 from studio import images
 from studio.jobs import FINAL
 from studio.tabs.common import (
+    QUIET,
     control,
     guard,
     model_choices,
@@ -319,15 +320,14 @@ def wire(studio, parts, job, save, run_job):
         edit = held(edit, request)
         return studio.jobs.submit(ReconstructRequest(model=edit.model, tokens=edit.file()))
 
-    quiet = {"show_progress": "hidden", "api_visibility": "private"}
     # One after the other, and none dropped: each takes up what the one before has left.
-    queued = quiet | {"trigger_mode": "multiple", "concurrency_id": "workshop", "concurrency_limit": 1}
-    parts.begin.click(lambda: gr.Button(interactive=False), None, parts.begin, **quiet).then(
+    queued = QUIET | {"trigger_mode": "multiple", "concurrency_id": "workshop", "concurrency_limit": 1}
+    parts.begin.click(lambda: gr.Button(interactive=False), None, parts.begin, **QUIET).then(
         guard(begin),
         [job, parts.edit, *view],
         [*shown, parts.book, parts.bench, parts.words, parts.no_generator, parts.generator],
         **queued,
-    ).then(lambda: gr.Button(interactive=True), None, parts.begin, **quiet)
+    ).then(lambda: gr.Button(interactive=True), None, parts.begin, **QUIET)
     parts.canvas.stroke(guard(stroke), [*state, *view, parts.tool], shown, **queued)
     parts.canvas.choose(guard(choose), [*state, *view], shown, **queued)
     parts.code.submit(guard(enter), [*state, *view, parts.code], shown, **queued)
@@ -341,9 +341,9 @@ def wire(studio, parts, job, save, run_job):
     parts.unmark.click(guard(unmark), [*state, *view], shown, **queued)
     words = [parts.edit, parts.redrawing, parts.prompt, parts.style, parts.generator]
     gr.on([parts.redraw.click, parts.prompt.submit], guard(redraw), words, parts.redrawing, **queued).success(
-        guard(follow), parts.redrawing, [parts.line, parts.redraw, parts.stop], concurrency_limit=None, **quiet
+        guard(follow), parts.redrawing, [parts.line, parts.redraw, parts.stop], concurrency_limit=None, **QUIET
     ).success(guard(redrawn), [parts.redrawing, *state, *view], shown, **queued)
-    parts.stop.click(guard(lambda redrawing: studio.jobs.stop(redrawing.job)), parts.redrawing, None, **quiet)
+    parts.stop.click(guard(lambda redrawing: studio.jobs.stop(redrawing.job)), parts.redrawing, None, **QUIET)
     run_job(parts.keep.click, keep, parts.edit)
 
 

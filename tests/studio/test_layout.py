@@ -49,11 +49,15 @@ ENGLISH, CHINESE = browser("en-GB,en;q=0.9"), browser("zh-CN,zh;q=0.9")
 
 
 @pytest.fixture(scope="module")
-def controls(tmp_path_factory):
-    """The components of the page by their ids."""
+def page(tmp_path_factory):
     studio = SimpleNamespace(home=tmp_path_factory.mktemp("home"), jobs=None, gallery=None, inputs=None)
-    demo = layout.build(studio)
-    return {block.elem_id: block for block in demo.blocks.values() if getattr(block, "elem_id", None)}
+    return layout.build(studio)
+
+
+@pytest.fixture(scope="module")
+def controls(page):
+    """The components of the page by their ids."""
+    return {block.elem_id: block for block in page.blocks.values() if getattr(block, "elem_id", None)}
 
 
 @pytest.mark.parametrize(("kind", "name"), FIELDS)
@@ -71,6 +75,13 @@ def test_every_field_of_a_request_has_a_control_that_obeys_its_table(controls, k
         row = catalog.find("", "generate")
         suited = requests.SUITED[row.family] | dict.fromkeys(("width", "height"), row.size)
         assert component.value == (suited if kind is GenerateRequest else {}).get(name, field["default"])
+
+
+def test_no_event_shows_its_progress_on_parts_of_the_page(page):
+    """At every step of any event the page goes over all parts on which one shows its progress, hidden or not."""
+    events = [event for event in page.get_config_file()["dependencies"] if event["api_visibility"] == "private"]
+    shown = [event["outputs"] if event["show_progress_on"] is None else event["show_progress_on"] for event in events]
+    assert len(events) > 100 and not any(shown)
 
 
 def test_every_text_is_there_in_both_languages():
