@@ -117,7 +117,8 @@ def wire(studio, parts, parts_of, tabs, demo):
         }  # fmt: skip
 
     def opened(name):
-        return str(inputs.picture(name)) if inputs.has(name) else None
+        # a picture that was chosen while the page still loaded stays
+        return str(inputs.picture(name)) if inputs.has(name) else gr.skip()
 
     def wanted(values, request):
         return requested(studio, values[key], named(parts.asked, values), request)
