@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, fields
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch.func import functional_call
@@ -14,9 +15,11 @@ from engines.diffusion.unet import UNet
 from engines.errors import BadRequest
 from engines.pictures import grid
 from engines.runtime import autocast
+from engines.training import losses
 from engines.training.captioned import CaptionedRecipe, shown_captions
-from engines.training.loop import fingerprint
+from engines.training.loop import fingerprint, load_optimizer_state, optimizer_state
 from engines.training.trainer import CaptionedTrainer
+from engines.vqgan.discriminator import PatchDiscriminator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +32,27 @@ class FewStepRecipe(CaptionedRecipe):
     walk: int = 8  # steps of the teacher in a stretch
     at_start: float = 0.3  # share of the rows that stand where a stretch begins, as all do in drawing
     huber: float = 0.03  # errors of a row above it count by their size, those below by their square
+    adversarial_weight: float = 0.0  # of the discriminator's gradient, where the distilling has 1
+    adversarial_noise: float = 0.1  # the least on what the discriminator sees, which else would only look for codes
+    discriminator_rate: float = 1e-3
+    discriminator_ch: int = 64
     caption_dropout: float = 0.02  # what it draws without words
     ema_decays: tuple = (0.998, 0.9995)  # two lengths, of which the better is kept
+
+
+class Jumps(NamedTuple):
+    """What the net made of a batch: noisy latents `x`, and the picture without noise `found` that it jumps towards.
+
+    `(B, C, h, w)`, and `(B, 1, 1, 1)` for the noise where a jump begins, `sigma`, and where it ends, `end`.
+    """
+
+    x: torch.Tensor
+    sigma: torch.Tensor
+    end: torch.Tensor
+    found: torch.Tensor
+
+    def landed(self):
+        return _step(self.x, self.found, self.sigma, self.end)
 
 
 class FewStepTrainer(CaptionedTrainer):
@@ -58,23 +80,66 @@ class FewStepTrainer(CaptionedTrainer):
             self.nothing = base.words([""])
         self.edges = schedules.sgm_uniform(base.noise, recipe.few_steps.steps).to(self.device)
         self.begin()
+        # one channel more tells how noisy the latents are
+        channels = 1 + len(self.pictures.rows[0].encoded)
+        self.discriminator = PatchDiscriminator(channels, recipe.discriminator_ch, 1).to(self.device)
+        self.opponent = torch.optim.AdamW(self.discriminator.parameters(), recipe.discriminator_rate, betas=(0.5, 0.9))
 
     def step(self, index, rate_share):
         rows, captions, _ = self.pictures.draw(index)
-        loss = self.loss(rows, captions, tensors.generator(index))
-        self.learn(loss, index, rate_share)
+        x0, generator = self._latents(rows), tensors.generator(index)
+        loss, jumps = self.loss(x0, captions, generator)
         row = {"loss": loss.item()}
+        if self.recipe.adversarial_weight:
+            fooling, fake, real = self.compared(loss, x0, jumps, generator)
+            self.learn(loss + self.recipe.adversarial_weight * fooling, index, rate_share)
+            row["discriminator"] = self.tell(real, fake, rate_share)
+        else:
+            self.learn(loss, index, rate_share)
         if self.looks(index):
             row["held-out loss"] = self.choose()
         return row
 
-    def loss(self, rows, captions, generator):
-        """How far the jumps of a batch are from a step of the teacher and a jump from there, a scalar.
+    def _latents(self, rows):
+        return torch.stack([row.encoded for row in rows]).to(self.device)
 
-        In the frame of the samplers, `x = x0 + sigma n`; errors count as those of the net's raw output.
+    def compared(self, loss, x0, jumps, generator):
+        """How far the discriminator tells where `jumps` land from pictures `x0` with as much noise, and both.
+
+        It knows all pictures, and so what an average of some would lack (Kim et al., 2024, "Consistency trajectory
+        models", section 3.3). Its gradient is brought to the size of that of the distilling `loss`.
         """
-        count, recipe = len(rows), self.recipe
-        x0 = torch.stack([row.encoded for row in rows]).to(self.device)
+        least = self.recipe.adversarial_noise
+        level = jumps.end.clamp(min=least)
+        more = torch.randn((2, *x0.shape), generator=generator).to(self.device)
+        landed = jumps.landed() + (level**2 - jumps.end**2).sqrt() * more[0]
+        fake, real = (self._seen(x, level) for x in (landed, x0 + level * more[1]))
+        self.discriminator.requires_grad_(False)
+        fooling = losses.hinge_generator_loss(self.discriminator(fake))
+        self.discriminator.requires_grad_(True)
+        return losses.adaptive_weight(loss, fooling, jumps.found) * fooling, fake.detach(), real
+
+    def tell(self, real, fake, rate_share):
+        """A step of the discriminator; returns its loss."""
+        loss = losses.hinge_discriminator_loss(self.discriminator(real), self.discriminator(fake))
+        for group in self.opponent.param_groups:
+            group["lr"] = self.recipe.discriminator_rate * rate_share
+        self.opponent.zero_grad(set_to_none=True)
+        loss.backward()
+        self.opponent.step()
+        return loss.item()
+
+    def _seen(self, x, level):
+        # latents of a spread of one, and how noisy they are
+        return torch.cat([x / (1 + level**2).sqrt(), level.log().expand_as(x[:, :1]) / 4], 1)
+
+    def loss(self, x0, captions, generator):
+        """How far the jumps of a batch `x0 (B, C, h, w)` are from a step of the teacher and a jump from there.
+
+        In the frame of the samplers, `x = x0 + sigma n`; errors count as those of the net's raw output. Returns a
+        scalar and the `Jumps`.
+        """
+        count, recipe = len(x0), self.recipe
         n = torch.randn(x0.shape, generator=generator).to(self.device)
         scale = self._scales(count, generator)
         sigma, lower, end = self._levels(count, generator)
@@ -93,7 +158,8 @@ class FewStepTrainer(CaptionedTrainer):
             found = self._jump(weights, x, sigma, scale, words)
         c_out = self._denoiser(None).scalings(sigma.flatten())[1]
         error = ((found - wanted) / c_out.view(-1, 1, 1, 1)).square().mean((1, 2, 3))
-        return ((error + recipe.huber**2).sqrt() - recipe.huber).mean()
+        loss = ((error + recipe.huber**2).sqrt() - recipe.huber).mean()
+        return loss, Jumps(x, sigma, end, found)
 
     def _scales(self, count, generator):
         low, high = self.recipe.few_steps.scales
@@ -136,7 +202,7 @@ class FewStepTrainer(CaptionedTrainer):
     def held_out_loss(self, average):
         rows = self.pictures.held_out
         with average.swapped():
-            return self.loss(rows, [row.caption() for row in rows], tensors.generator(0)).item()
+            return self.loss(self._latents(rows), [row.caption() for row in rows], tensors.generator(0))[0].item()
 
     @torch.no_grad()
     def samples(self):
@@ -150,9 +216,21 @@ class FewStepTrainer(CaptionedTrainer):
         x = samplers.sample_euler(partial(model.denoiser(), **told), self.edges[0] * x, self.edges)
         return grid(tensors.to_images(model.decode(x)), 4)
 
+    def state(self):
+        return super().state() | {
+            "discriminator": self.discriminator.state_dict(),
+            "opponent": optimizer_state(self.opponent),
+        }
+
+    def load_state(self, state):
+        super().load_state(state)
+        self.discriminator.load_state_dict(state["discriminator"])
+        load_optimizer_state(self.opponent, state.get("opponent", {}))
+
     def fingerprint(self):
         """What a run must keep to be continued: the model that it distils, and what is added to it."""
-        return fingerprint(self.model.config, self.recipe.ema_decays, self.base.sha256)
+        recipe = self.recipe
+        return fingerprint(self.model.config, recipe.ema_decays, recipe.discriminator_ch, self.base.sha256)
 
 
 def _check_start(start, wanted):

@@ -10,6 +10,7 @@ from engines import tensors
 from engines.checkpoints import models
 from engines.diffusion import guidance, samplers, schedules
 from engines.errors import BadRequest
+from engines.training import few_steps
 from tests import tiny
 
 SCALE = 3.0
@@ -46,14 +47,19 @@ def test_jumps_learn_to_end_where_the_walk_does():
 
 def test_nothing_is_to_be_learned_where_the_path_is_straight(monkeypatch):
     """A teacher that always sees the same picture walks straight: jumps to the same picture have no loss."""
-    trainer = tiny.few_step_trainer()
+    trainer = tiny.few_step_trainer(dataclasses.replace(tiny.FEW_STEP_RECIPE, batch=16))
     picture = torch.randn(1, 4, 8, 8)
     monkeypatch.setattr(trainer, "_guided", lambda x, sigma, scale, words: picture.expand_as(x))
     monkeypatch.setattr(trainer, "_jump", lambda weights, x, sigma, scale, words: picture.expand_as(x))
     rows, captions, _ = trainer.pictures.draw(0)
-    assert trainer.loss(rows, captions, tensors.generator(0)) < 1e-5
+    x0 = trainer._latents(rows)
+    loss, jumps = trainer.loss(x0, captions, tensors.generator(0))
+    assert loss < 1e-5
+    at_last = (jumps.end == 0).flatten()
+    assert at_last.any() and not at_last.all()
+    torch.testing.assert_close(jumps.landed()[at_last], picture.expand_as(x0)[at_last])
     monkeypatch.setattr(trainer, "_jump", lambda weights, x, sigma, scale, words: picture.expand_as(x) + 0.5)
-    assert trainer.loss(rows, captions, tensors.generator(0)) > 0.01
+    assert trainer.loss(x0, captions, tensors.generator(0))[0] > 0.01
 
 
 def test_every_row_steps_inside_its_stretch():
@@ -65,6 +71,43 @@ def test_every_row_steps_inside_its_stretch():
     share = torch.isclose(sigma, starts).float().mean()
     assert abs(share - trainer.recipe.at_start) < 0.1
     assert {round(float(last), 3) for last in end} == {round(float(last), 3) for last in edges[1:]}
+
+
+def test_a_discriminator_learns_where_jumps_land_and_pulls_as_hard_as_the_teacher():
+    recipe = dataclasses.replace(tiny.FEW_STEP_RECIPE, batch=16, adversarial_weight=1.0)
+    trainer = tiny.few_step_trainer(recipe)
+    rows, captions, _ = trainer.pictures.draw(0)
+    x0 = torch.stack([row.encoded for row in rows])
+    told = []
+    for index in range(40):
+        draw = tensors.generator(index)
+        loss, jumps = trainer.loss(x0, captions, draw)
+        fooling, fake, real = trainer.compared(loss, x0, jumps, draw)
+        told.append(trainer.tell(real, fake, 1.0))
+    assert told[0] == pytest.approx(1, abs=0.1)  # of one that knows nothing
+    assert sum(told[-5:]) / 5 < 0.9
+    draw = tensors.generator(0)
+    loss, jumps = trainer.loss(x0, captions, draw)
+    fooling, *_ = trainer.compared(loss, x0, jumps, draw)
+    pulls = [torch.autograd.grad(part, jumps.found, retain_graph=True)[0].norm() for part in (loss, fooling)]
+    torch.testing.assert_close(*pulls, rtol=1e-2, atol=0)
+
+
+def test_a_discriminator_sees_jumps_and_pictures_at_the_same_noise():
+    """Jumps that land on the pictures themselves cannot be told from them, whatever the discriminator knows."""
+    trainer = tiny.few_step_trainer(dataclasses.replace(tiny.FEW_STEP_RECIPE, batch=64, adversarial_weight=1.0))
+    x0, end = torch.zeros(64, 4, 8, 8), trainer.edges[1:].repeat(16).view(-1, 1, 1, 1)
+    sigma = end + 1
+    landed = end * torch.randn(x0.shape, generator=tensors.generator(1))
+    x = torch.randn(x0.shape, generator=tensors.generator(2))
+    found = (x - (x - landed) * sigma / (sigma - end)).requires_grad_()
+    jumps = few_steps.Jumps(x, sigma, end, found)
+    torch.testing.assert_close(jumps.landed(), landed, rtol=1e-3, atol=1e-4)
+    _, fake, real = trainer.compared(found.square().mean(), x0, jumps, tensors.generator(0))
+    assert torch.equal(fake[:, -1], real[:, -1])
+    for stretch in range(4):
+        here = slice(stretch, None, 4)
+        assert fake[here, :-1].std() == pytest.approx(real[here, :-1].std().item(), rel=0.1)
 
 
 def test_the_teacher_stays_as_it_is():
