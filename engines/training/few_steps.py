@@ -58,7 +58,8 @@ class Jumps(NamedTuple):
 class FewStepTrainer(CaptionedTrainer):
     """What a `LatentDiffusion`, `base`, does step by step with guidance is learned as one jump a stretch.
 
-    `start` is a `FewSteps` of the same base to go on from; its rank may grow.
+    `start` is a `FewSteps` of the same base to go on from; its rank may grow. With an `adversarial_weight`, where jumps
+    land has to look like a picture to a discriminator, too.
     """
 
     weight_decay = 0.0
