@@ -22,6 +22,7 @@ OLDEST = (3, 11)
 # The studio shares its cores with a browser. Threads that spin while they wait for one that has lost its core keep
 # it from coming back: a picture takes up to ten times as long.
 SHARING = {"OMP_WAIT_POLICY": "PASSIVE"}
+TESTING = SHARING | {"OMP_NUM_THREADS": "1"}  # nets of tests are too small for two cores
 
 
 def main(argv):
@@ -29,9 +30,9 @@ def main(argv):
     if sys.version_info < OLDEST:
         say(f"Atelier needs Python {OLDEST[0]}.{OLDEST[1]} or newer; this is {sys.version.split()[0]}.")
         return 1
-    for name, value in SHARING.items():  # before anything reads it, and unless somebody chose otherwise
-        os.environ.setdefault(name, value)
     testing = argv[:1] == ["test"]
+    for name, value in (TESTING if testing else SHARING).items():  # before anything reads it
+        os.environ.setdefault(name, value)
     wanted = [STUDIO, TESTS] if testing else [STUDIO]
     if not installed(wanted, VENV) and not set_up(wanted, VENV):
         return 1

@@ -53,6 +53,7 @@ def house(tmp_path, monkeypatch):
         monkeypatch.setattr(app, name, tmp_path / path)
     monkeypatch.setattr(app, "HERE", tmp_path)
     monkeypatch.setattr(app, "VENV", tmp_path / ".venv")
+    monkeypatch.setattr(app.os, "environ", {})
     monkeypatch.chdir(tmp_path)
     run, became = Runner(), []
     set_up = app.set_up
@@ -112,6 +113,22 @@ def test_the_tests_need_both_files_and_go_to_pytest(house):
     app.main(["test"])
     app.main([])
     assert house.run.steps == [MAKE, INSTALL, INSTALL_BOTH]
+
+
+@pytest.mark.parametrize("command, told", [
+    ([], {"OMP_WAIT_POLICY": "PASSIVE"}),
+    (["generate", "test"], {"OMP_WAIT_POLICY": "PASSIVE"}),
+    (["test"], {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"}),
+])  # fmt: skip
+def test_threads_share_the_cores_as_suits_the_command_unless_somebody_chose_otherwise(house, command, told):
+    def about_threads():
+        return {name: value for name, value in app.os.environ.items() if name.startswith("OMP_")}
+
+    app.main(command)
+    assert about_threads() == told
+    app.os.environ |= {name: "chosen" for name in told}
+    app.main(command)
+    assert set(about_threads().values()) == {"chosen"}
 
 
 def test_the_word_test_elsewhere_is_no_command(house):
