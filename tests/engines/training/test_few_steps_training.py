@@ -77,7 +77,7 @@ def test_a_discriminator_learns_where_jumps_land_and_pulls_as_hard_as_the_teache
     recipe = dataclasses.replace(tiny.FEW_STEP_RECIPE, batch=16, adversarial_weight=1.0)
     trainer = tiny.few_step_trainer(recipe)
     rows, captions, _ = trainer.pictures.draw(0)
-    x0 = torch.stack([row.encoded for row in rows])
+    x0 = trainer._latents(rows)
     told = []
     for index in range(40):
         draw = tensors.generator(index)
