@@ -109,6 +109,15 @@ def few_step_trainer(recipe=FEW_STEP_RECIPE, **options):
     return FewStepTrainer(recipe, examples(), base, **options)
 
 
+def reader(steps=0):
+    """A CLIP that has learned the pictures for so many steps, as if from a file."""
+    trainer = clip_trainer(dataclasses.replace(CLIP_RECIPE, batch=24))
+    for index in range(steps):
+        trainer.step(index, 1.0)
+    trainer.model.sha256 = f"{2:064x}"
+    return trainer.model
+
+
 def few_steps():
     """What a model learned to draw in few steps, with something added to every layer."""
     model = few_step_trainer().model.requires_grad_(False)

@@ -16,8 +16,10 @@ from engines.errors import BadRequest
 from engines.pictures import grid
 from engines.runtime import autocast
 from engines.training import losses
+from engines.training.adversary import Adversary
 from engines.training.captioned import CaptionedRecipe, shown_captions
-from engines.training.loop import fingerprint, load_optimizer_state, optimizer_state
+from engines.training.loop import fingerprint
+from engines.training.reader import Reader
 from engines.training.trainer import CaptionedTrainer
 from engines.vqgan.discriminator import PatchDiscriminator
 
@@ -30,12 +32,16 @@ class FewStepRecipe(CaptionedRecipe):
     batch: int = 32
     rate: float = 1e-3  # peak learning rate
     walk: int = 8  # steps of the teacher in a stretch
+    scale_power: float = 1.0  # that even draws are raised to before they become guidance; above 1 favours little of it
     at_start: float = 0.3  # share of the rows that stand where a stretch begins, as all do in drawing
     huber: float = 0.03  # errors of a row above it count by their size, those below by their square
     adversarial_weight: float = 0.0  # of the discriminator's gradient, where the distilling has 1
     adversarial_noise: float = 0.1  # the least on what the discriminator sees, which else would only look for codes
     discriminator_rate: float = 1e-3
     discriminator_ch: int = 64
+    reward_weight: float = 0.0  # of the gradient of a CLIP that reads captions, where the distilling has 1
+    reward_noise: float = 0.7  # most on what it sees, as it learned
+    others: int = 256  # captions of other pictures that a caption is preferred to
     caption_dropout: float = 0.02  # what it draws without words
     ema_decays: tuple = (0.998, 0.9995)  # two lengths, of which the better is kept
 
@@ -59,16 +65,23 @@ class FewStepTrainer(CaptionedTrainer):
     """What a `LatentDiffusion`, `base`, does step by step with guidance is learned as one jump a stretch.
 
     `start` is a `FewSteps` of the same base to go on from; its rank may grow. With an `adversarial_weight`, where jumps
-    land has to look like a picture to a discriminator, too.
+    land has to look like a picture to a discriminator, too. With a `reward_weight`, the picture that they jump towards
+    has to look like its caption to `reader`, a CLIP of the same latents.
     """
 
     weight_decay = 0.0
 
-    def __init__(self, recipe, examples, base, device="cpu", card=None, start=None, report=None):
+    def __init__(self, recipe, examples, base, device="cpu", card=None, start=None, reader=None, report=None):
         if not recipe.size == recipe.few_steps.size == base.size:
             raise BadRequest(f"“{base.name}” draws pictures of {base.size} pixels, the recipe is for {recipe.size}.")
         if start:
             _check_start(start, recipe.few_steps)
+        if bool(recipe.reward_weight) != bool(reader):
+            raise BadRequest(
+                "This preset has no use for --text; leave it out."
+                if reader
+                else "This preset listens to a CLIP: name one with --text, which `train text` makes."
+            )
         super().__init__(recipe, examples, base.first_stage, device, card, report)
         self.base = base.to(self.device)
         self.model = FewSteps(recipe.few_steps, base).to(self.device)
@@ -83,20 +96,28 @@ class FewStepTrainer(CaptionedTrainer):
         self.begin()
         # one channel more tells how noisy the latents are
         channels = 1 + len(self.pictures.rows[0].encoded)
-        self.discriminator = PatchDiscriminator(channels, recipe.discriminator_ch, 1).to(self.device)
-        self.opponent = torch.optim.AdamW(self.discriminator.parameters(), recipe.discriminator_rate, betas=(0.5, 0.9))
+        discriminator = PatchDiscriminator(channels, recipe.discriminator_ch, 1).to(self.device)
+        self.adversary = Adversary(discriminator, recipe.discriminator_rate)
+        self.reader = reader and Reader(
+            reader.to(self.device), self.pictures.rows, base.config, noise=recipe.reward_noise, others=recipe.others
+        )
 
     def step(self, index, rate_share):
+        recipe = self.recipe
         rows, captions, _ = self.pictures.draw(index)
         x0, generator = self._latents(rows), tensors.generator(index)
         loss, jumps = self.loss(x0, captions, generator)
-        row = {"loss": loss.item()}
-        if self.recipe.adversarial_weight:
-            fooling, fake, real = self.compared(loss, x0, jumps, generator)
-            self.learn(loss + self.recipe.adversarial_weight * fooling, index, rate_share)
-            row["discriminator"] = self.tell(real, fake, rate_share)
-        else:
-            self.learn(loss, index, rate_share)
+        row, whole = {"loss": loss.item()}, loss
+        if recipe.reward_weight:
+            misread = self.reader.misread(jumps.found, rows, captions, generator)
+            whole = whole + recipe.reward_weight * _as_strong(misread, loss, jumps)
+            row["misread"] = misread.item()
+        if recipe.adversarial_weight:
+            fooled, fake, real = self.compared(x0, jumps, generator)
+            whole = whole + recipe.adversarial_weight * _as_strong(fooled, loss, jumps)
+        self.learn(whole, index, rate_share)
+        if recipe.adversarial_weight:
+            row["discriminator"] = self.adversary.learn(real, fake, rate_share)
         if self.looks(index):
             row["held-out loss"] = self.choose()
         return row
@@ -104,31 +125,18 @@ class FewStepTrainer(CaptionedTrainer):
     def _latents(self, rows):
         return torch.stack([row.encoded for row in rows]).to(self.device)
 
-    def compared(self, loss, x0, jumps, generator):
+    def compared(self, x0, jumps, generator):
         """How far the discriminator tells where `jumps` land from pictures `x0` with as much noise, and both.
 
         It knows all pictures, and so what an average of some would lack (Kim et al., 2024, "Consistency trajectory
-        models", section 3.3). Its gradient is brought to the size of that of the distilling `loss`.
+        models", section 3.3).
         """
         least = self.recipe.adversarial_noise
         level = jumps.end.clamp(min=least)
         more = torch.randn((2, *x0.shape), generator=generator).to(self.device)
         landed = jumps.landed() + (level**2 - jumps.end**2).sqrt() * more[0]
         fake, real = (self._seen(x, level) for x in (landed, x0 + level * more[1]))
-        self.discriminator.requires_grad_(False)
-        fooling = losses.hinge_generator_loss(self.discriminator(fake))
-        self.discriminator.requires_grad_(True)
-        return losses.adaptive_weight(loss, fooling, jumps.found) * fooling, fake.detach(), real
-
-    def tell(self, real, fake, rate_share):
-        """A step of the discriminator; returns its loss."""
-        loss = losses.hinge_discriminator_loss(self.discriminator(real), self.discriminator(fake))
-        for group in self.opponent.param_groups:
-            group["lr"] = self.recipe.discriminator_rate * rate_share
-        self.opponent.zero_grad(set_to_none=True)
-        loss.backward()
-        self.opponent.step()
-        return loss.item()
+        return self.adversary.fooled(fake), fake, real
 
     def _seen(self, x, level):
         # latents of a spread of one, and how noisy they are
@@ -164,7 +172,8 @@ class FewStepTrainer(CaptionedTrainer):
 
     def _scales(self, count, generator):
         low, high = self.recipe.few_steps.scales
-        return (low + (high - low) * torch.rand(count, generator=generator)).to(self.device)
+        share = torch.rand(count, generator=generator) ** self.recipe.scale_power
+        return (low + (high - low) * share).to(self.device)
 
     def _levels(self, count, generator):
         """Noise of the rows, after a step of the teacher, and at the end of the stretch, `(count, 1, 1, 1)` each."""
@@ -218,20 +227,17 @@ class FewStepTrainer(CaptionedTrainer):
         return grid(tensors.to_images(model.decode(x)), 4)
 
     def state(self):
-        return super().state() | {
-            "discriminator": self.discriminator.state_dict(),
-            "opponent": optimizer_state(self.opponent),
-        }
+        return super().state() | self.adversary.state()
 
     def load_state(self, state):
         super().load_state(state)
-        self.discriminator.load_state_dict(state["discriminator"])
-        load_optimizer_state(self.opponent, state.get("opponent", {}))
+        self.adversary.load_state(state)
 
     def fingerprint(self):
-        """What a run must keep to be continued: the model that it distils, and what is added to it."""
+        """What a run must keep to be continued: the model that it distils, what is added to it, and who reads it."""
         recipe = self.recipe
-        return fingerprint(self.model.config, recipe.ema_decays, recipe.discriminator_ch, self.base.sha256)
+        others = [model.sha256 for model in (self.base, self.reader) if model]
+        return fingerprint(self.model.config, recipe.ema_decays, recipe.discriminator_ch, *others)
 
 
 def _check_start(start, wanted):
@@ -242,6 +248,11 @@ def _check_start(start, wanted):
                 f"“{start.name}” has {field.name} {begun}, the recipe {field.name} {asked}; only the rank may grow. "
                 "Choose another --preset."
             )
+
+
+def _as_strong(part, loss, jumps):
+    # a part of the loss, its gradient brought to the size of that of the distilling `loss`
+    return losses.adaptive_weight(loss, part, jumps.found) * part
 
 
 def _step(x, denoised, sigma, lower):

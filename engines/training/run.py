@@ -9,6 +9,7 @@ from engines.diffusion.latent import LatentDiffusion
 from engines.engine import Engine
 from engines.errors import BadRequest, unknown
 from engines.runtime import PRECISIONS, choose_device
+from engines.text.clip import CLIP
 from engines.training import data, loop, presets
 from engines.training.clip import CLIPTrainer
 from engines.training.diffusion import DiffusionTrainer
@@ -30,7 +31,7 @@ TAKES = {
     "text": ("first_stage",),
     "tokens": ("first_stage", "text", "start"),
     "diffusion": ("first_stage", "text", "start"),
-    "few-steps": ("start",),
+    "few-steps": ("text", "start"),
     "upscaler": ("start",),
 }
 SPELLED = {"first_stage": "first-stage", "start": "from"}
@@ -45,7 +46,8 @@ def train(
     """Train a model of `kind`, a key of PRESETS, on the pictures in `folder`; returns the steps done.
 
     `first_stage` names the VQGAN whose latents or tokens the others learn, `text` the model whose text
-    encoder a model that draws begins with, a CLIP or another that draws, `start` the model to go on from.
+    encoder a model that draws begins with, a CLIP or another that draws, or the CLIP that few steps have to
+    please, `start` the model to go on from.
     `lpips` is the path of LPIPS weights for a VQGAN's perceptual loss. `precision` is that of `runtime.autocast`.
     `licence` and `command` go into the card. The rest is that of `loop.train`.
     """
@@ -83,7 +85,8 @@ def train(
         if not start:
             raise BadRequest("What shall draw in few steps? Name a latent diffusion model with --from.")
         base, begun = _distilled(engine, start)
-        trainer = FewStepTrainer(recipe, examples, base, device, card, begun, report)
+        reader = _load(engine, text, None, (CLIP.family,)) if text else None
+        trainer = FewStepTrainer(recipe, examples, base, device, card, begun, reader, report)
     elif kind == "text":
         trainer = CLIPTrainer(recipe, examples, _load(engine, first_stage, "reconstruct"), device, card, report)
     else:

@@ -12,6 +12,7 @@ from engines.errors import BadRequest, unknown
 from engines.pictures import grid
 from engines.runtime import autocast
 from engines.training import data, losses
+from engines.training.adversary import Adversary
 from engines.training.augment import diff_augment
 from engines.training.loop import MovingAverage, fingerprint, load_optimizer_state, optimizer_state
 from engines.vqgan.autoencoder import VQGAN, AutoencoderConfig, CodebookConfig
@@ -81,15 +82,15 @@ class VQGANTrainer:
             parameter.requires_grad_(name.startswith(LEARNS[recipe.learns]))
         if self.model.codebook_config.ema_decay:  # which follows what it quantizes
             self.model.quantize.requires_grad_(False)
-        self.discriminator = PatchDiscriminator(
+        discriminator = PatchDiscriminator(
             recipe.autoencoder.in_channels, recipe.discriminator_ch, recipe.discriminator_layers
         ).to(self.device)
+        self.adversary = Adversary(discriminator, recipe.discriminator_rate, recipe.adversarial)
         self.perceptual = losses.LPIPS(recipe.lpips) if recipe.lpips else metrics.RandomPerceptual()
         self.perceptual.to(self.device)
         self.average = MovingAverage(self.model, recipe.ema_decay)
         learned = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(learned, recipe.rate, betas=(0.9, 0.95), weight_decay=1e-4)
-        self.opponent = torch.optim.AdamW(self.discriminator.parameters(), recipe.discriminator_rate, betas=(0.5, 0.9))
 
     def _model(self, start):
         recipe, shape = self.recipe, self.recipe.autoencoder
@@ -131,9 +132,8 @@ class VQGANTrainer:
 
     def step(self, index, rate_share):
         recipe = self.recipe
-        for optimizer, rate in ((self.optimizer, recipe.rate), (self.opponent, recipe.discriminator_rate)):
-            for group in optimizer.param_groups:
-                group["lr"] = rate * rate_share
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.rate * rate_share
         self.model.train()
         for part in (self.model.encoder, self.model.quantize):  # an EMA codebook learns in training mode
             part.train(recipe.learns == "all")
@@ -146,9 +146,7 @@ class VQGANTrainer:
         row = {"l1": pixel.item(), "perceptual": perceptual.item(), "commitment": quantized.loss.item()}
         playing = index >= recipe.adversarial_start
         if playing:
-            generator_loss, discriminator_loss = losses.ADVERSARIAL[recipe.adversarial]
-            self.discriminator.requires_grad_(False)
-            fooling = generator_loss(self.discriminator(diff_augment(y)))
+            fooling = self.adversary.fooled(diff_augment(y))
             decoder = self.model.decoder
             head = decoder.larger if recipe.learns == "larger" else decoder
             weight = losses.adaptive_weight(reconstruction, fooling, head.conv_out.weight)
@@ -162,14 +160,7 @@ class VQGANTrainer:
         self.optimizer.step()
         self.average.update(index)
         if playing:
-            self.discriminator.requires_grad_(True)
-            real = self.discriminator(diff_augment(x))
-            fake = self.discriminator(diff_augment(y.detach()))
-            verdict = discriminator_loss(real, fake)
-            self.opponent.zero_grad(set_to_none=True)
-            verdict.backward()
-            self.opponent.step()
-            row["discriminator"] = verdict.item()
+            row["discriminator"] = self.adversary.learn(diff_augment(x), diff_augment(y), rate_share)
         used, perplexity = usage(quantized.indices, self.model.codebook_config.n_embed)
         return row | {"codes in the batch": used, "perplexity": perplexity}
 
@@ -185,18 +176,15 @@ class VQGANTrainer:
         return {
             "model": self.model.state_dict(),
             "average": self.average.values,
-            "discriminator": self.discriminator.state_dict(),
             "optimizer": optimizer_state(self.optimizer),
-            "opponent": optimizer_state(self.opponent),
             "codebook": {name: value for name, value in quantizer.named_buffers()},
-        }
+        } | self.adversary.state()
 
     def load_state(self, state):
         self.model.load_state_dict(state["model"])
         self.average.load(state["average"])
-        self.discriminator.load_state_dict(state["discriminator"])
+        self.adversary.load_state(state)
         load_optimizer_state(self.optimizer, state["optimizer"])
-        load_optimizer_state(self.opponent, state.get("opponent", {}))
         for name, value in self.model.quantize.named_buffers():
             value.copy_(state["codebook"][name])
 

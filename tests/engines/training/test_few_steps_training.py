@@ -82,14 +82,14 @@ def test_a_discriminator_learns_where_jumps_land_and_pulls_as_hard_as_the_teache
     for index in range(40):
         draw = tensors.generator(index)
         loss, jumps = trainer.loss(x0, captions, draw)
-        fooling, fake, real = trainer.compared(loss, x0, jumps, draw)
-        told.append(trainer.tell(real, fake, 1.0))
+        _, fake, real = trainer.compared(x0, jumps, draw)
+        told.append(trainer.adversary.learn(real, fake, 1.0))
     assert told[0] == pytest.approx(1, abs=0.1)  # of one that knows nothing
     assert sum(told[-5:]) / 5 < 0.9
     draw = tensors.generator(0)
     loss, jumps = trainer.loss(x0, captions, draw)
-    fooling, *_ = trainer.compared(loss, x0, jumps, draw)
-    pulls = [torch.autograd.grad(part, jumps.found, retain_graph=True)[0].norm() for part in (loss, fooling)]
+    pull = few_steps._as_strong(trainer.compared(x0, jumps, draw)[0], loss, jumps)
+    pulls = [torch.autograd.grad(part, jumps.found, retain_graph=True)[0].norm() for part in (loss, pull)]
     torch.testing.assert_close(*pulls, rtol=1e-2, atol=0)
 
 
@@ -103,11 +103,43 @@ def test_a_discriminator_sees_jumps_and_pictures_at_the_same_noise():
     found = (x - (x - landed) * sigma / (sigma - end)).requires_grad_()
     jumps = few_steps.Jumps(x, sigma, end, found)
     torch.testing.assert_close(jumps.landed(), landed, rtol=1e-3, atol=1e-4)
-    _, fake, real = trainer.compared(found.square().mean(), x0, jumps, tensors.generator(0))
+    _, fake, real = trainer.compared(x0, jumps, tensors.generator(0))
     assert torch.equal(fake[:, -1], real[:, -1])
     for stretch in range(4):
         here = slice(stretch, None, 4)
-        assert fake[here, :-1].std() == pytest.approx(real[here, :-1].std().item(), rel=0.1)
+        assert fake[here, :-1].detach().std() == pytest.approx(real[here, :-1].std().item(), rel=0.1)
+
+
+def listening(reward_weight=0.5, **recipe):
+    recipe = dataclasses.replace(tiny.FEW_STEP_RECIPE, reward_weight=reward_weight, **recipe)
+    return tiny.few_step_trainer(recipe, reader=tiny.reader(steps=30))
+
+
+def test_jumps_learn_to_be_read_rightly():
+    trainer = listening(4.0, batch=8, rate=3e-3, reward_noise=0.0)
+    before = {name: value.clone() for name, value in trainer.reader.clip.state_dict().items()}
+    rows, captions, _ = trainer.pictures.draw(0)
+    x0 = trainer._latents(rows)
+
+    @torch.no_grad()
+    def misread():
+        jumps = trainer.loss(x0, captions, tensors.generator(0))[1]
+        return trainer.reader.misread(jumps.found, rows, captions, tensors.generator(0))
+
+    first = misread()
+    for index in range(40):
+        row = trainer.step(index, 1.0)
+    assert misread() < 0.9 * first and row["misread"] > 0
+    assert all(torch.equal(value, before[name]) for name, value in trainer.reader.clip.state_dict().items())
+
+
+@pytest.mark.parametrize("weight, reader, sentence", [
+    (0.5, None, "listens to a CLIP: name one with --text"),
+    (0.0, "a CLIP", "has no use for --text"),
+])  # fmt: skip
+def test_a_reader_that_is_lacking_or_not_asked_is_refused(weight, reader, sentence):
+    with pytest.raises(BadRequest, match=sentence):
+        tiny.few_step_trainer(dataclasses.replace(tiny.FEW_STEP_RECIPE, reward_weight=weight), reader=reader)
 
 
 def test_the_teacher_stays_as_it_is():

@@ -13,12 +13,14 @@ from tests import tiny
 
 DROPPING = dataclasses.replace(tiny.TOKEN_RECIPE, dropout=0.1)  # which draws from the generator, too
 COMPETING = dataclasses.replace(tiny.FEW_STEP_RECIPE, adversarial_weight=0.5)
+HEEDING = dataclasses.replace(tiny.FEW_STEP_RECIPE, reward_weight=0.5)
 TRAINERS = {
     "text": tiny.clip_trainer,
     "diffusion": tiny.diffusion_trainer,
     "tokens": lambda **options: tiny.token_trainer(DROPPING, **options),
     "few steps": tiny.few_step_trainer,
     "few steps against a discriminator": lambda **options: tiny.few_step_trainer(COMPETING, **options),
+    "few steps for a reader": lambda **options: tiny.few_step_trainer(HEEDING, reader=tiny.reader(), **options),
 }
 
 

@@ -97,10 +97,11 @@ def test_a_few_dozen_steps_lower_the_loss(codebook):
 
 def test_the_discriminator_learns_and_is_listened_to():
     trainer = build(replace(RECIPE, adversarial_start=0))
-    before = {key: value.clone() for key, value in trainer.discriminator.state_dict().items()}
+    discriminator = trainer.adversary.discriminator
+    before = {key: value.clone() for key, value in discriminator.state_dict().items()}
     row = trainer.step(0, 1.0)
     assert {"generator", "discriminator"} <= row.keys()
-    assert not [key for key, value in trainer.discriminator.state_dict().items() if torch.equal(value, before[key])]
+    assert not [key for key, value in discriminator.state_dict().items() if torch.equal(value, before[key])]
     # The same step without it moves the autoencoder elsewhere.
     alone = build(replace(RECIPE, adversarial_start=1))
     assert "generator" not in alone.step(0, 1.0)
