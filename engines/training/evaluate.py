@@ -23,7 +23,7 @@ from engines.vqgan.quantizer import usage
 SIZE = 128  # pixels a side at which models are measured
 STYLES = tuple(requests.STYLES)
 SEEDS = 4
-PROMPTS = 16  # of each style on the sheet
+PROMPTS = 8  # of each style and each of SIDES on the sheet
 SIDES = {"seen": False, "held out": True}
 LARGER = 64  # held-out pictures of a kind at twice the sides
 INEXACT = (0.1, 0.2)  # spread of the noise on the latents of some of them
@@ -233,14 +233,20 @@ def _drawer(model, folder, out):
     icons = sorted(styled, key=lambda e: hashlib.sha256(e.name.encode()).digest())
     if all(e.held_out for e in icons):
         raise BadRequest(f"No pictures of {folder.path} to train on have captions with styles; the card needs some.")
-    chosen = [example for style in STYLES for example in [e for e in icons if e.style == style][:PROMPTS]]
+    chosen = [
+        example
+        for style in STYLES
+        for held_out in SIDES.values()
+        for example in [e for e in icons if (e.style, e.held_out) == (style, held_out)][:PROMPTS]
+    ]
     say(f"{len(chosen)} prompts, seeds 0 to {SEEDS - 1}")
 
     def draw(text, style, count=1):
         return quality.draw(model, compose(text, style), size, count=count)
 
     rows = [draw(example.text, example.style, SEEDS) for example in chosen]
-    _labelled(rows, [compose(e.text, e.style) for e in chosen], out / "prompts.webp", columns=4)
+    labels = [compose(e.text, e.style) + (" (held out)" if e.held_out else "") for e in chosen]
+    _labelled(rows, labels, out / "prompts.webp", columns=4)
 
     say("styles")
     rows = [[draw(text, style)[0] for style in STYLES] for text in STYLE_WORDS]
@@ -280,9 +286,10 @@ def _drawer(model, folder, out):
     chinese = "English and Chinese, seeds 0 and 1 each:\n\n![Chinese](chinese.webp)\n\n" if both else ""
     body = (
         "## Pictures, as they come\n\n"
-        f"The {PROMPTS} captions of each style whose file names have the smallest SHA-256, "
-        f"{figures['held_out_prompts']} of them held out from the training; seeds 0 to {SEEDS - 1}, {size}x{size} "
-        f"pixels, {asked['steps']} steps, guidance {asked['cfg_scale']}, all else by default; nothing was chosen.\n\n"
+        f"Of each style, the {PROMPTS} captions that were learned and the {PROMPTS} held out from the training, or as "
+        f"many as there are, whose file names have the smallest SHA-256: {figures['held_out_prompts']} of the "
+        f"{figures['prompts']} are held out. Seeds 0 to {SEEDS - 1}, {size}x{size} pixels, {asked['steps']} steps, "
+        f"guidance {asked['cfg_scale']}, all else by default; nothing was chosen.\n\n"
         f"![Prompts](prompts.webp)\n\nThe style word, one seed:\n\n![Styles](styles.webp)\n\n{chinese}"
         "Drawn, and beside it the three nearest training pictures by colour on a grid of 16x16:\n\n"
         "![Nearest](nearest.webp)\n\n" + "\n\n".join(section.strip() for section in sections) + "\n"

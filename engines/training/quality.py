@@ -16,7 +16,7 @@ from engines.text.captions import compose
 from engines.training import data
 from engines.training.judge import train_judge
 
-PROMPTS = 64  # held-out captions that are drawn
+PROMPTS = 256  # held-out captions that are drawn
 FEWEST = 8  # held-out captions; below, there is nothing to measure on
 SEEN = 1000  # training pictures that stand for all, evenly taken
 LADDER = {
@@ -168,8 +168,9 @@ def table(figures):
     """The figures as Markdown."""
     if figures is None:
         return "There are too few held-out pictures with captions to measure on.\n"
+    answered = ("R@1", "R@5", "style")
     answers = "\n".join(
-        f"| {name} | {row['pictures']} | {row['R@1']:.0%} | {row['R@5']:.0%} | {row['style']:.0%} |"
+        f"| {name} | {row['pictures']} | " + " | ".join(_share(row[cell], row["pictures"]) for cell in answered) + " |"
         for name, row in figures["answers"].items()
         if row["pictures"]
     )
@@ -187,9 +188,15 @@ def table(figures):
     return (
         f"{figures['prompts']} held-out captions, one picture each. A judge, a classifier that learned from the same "
         "training pictures and is part of no loss, says what a picture shows and in which style; the last row is what "
-        f"it makes of the real ones.\n\n| pictures | count | R@1 | R@5 | style |\n|---|---|---|---|---|\n{answers}\n\n"
+        "it makes of the real ones. Behind ± stands the standard error of so many pictures.\n\n"
+        f"| pictures | count | {' | '.join(answered)} |\n|---|---|---|---|---|\n{answers}\n\n"
         "Distance to the training pictures; the floor is what the real held-out pictures get, and the rows below it "
         f"show that the measures move.\n\n| pictures | {head} |\n|---|{'---|' * (len(spaces) * len(cells))}\n{rows}\n\n"
         "Copying: distance to the nearest training picture in the judge's eyes, and as a share of that to the second "
         f"nearest.\n\n| pictures | distance | share |\n|---|---|---|\n{copying}\n"
     )
+
+
+def _share(share, count):
+    # of independent pictures, with its standard error
+    return f"{share:.0%} ± {(share * (1 - share) / count) ** 0.5:.0%}"

@@ -13,7 +13,7 @@ from engines.tasks.inpaint import inpaint
 from engines.training import data
 from engines.training.masks import random_mask
 
-PICTURES = 24  # of each set, evenly taken
+PICTURES = 96  # of each set, evenly taken
 SHOWN = 3  # of each set and width on the sheet
 WIDTHS = {
     "thin": ("scratches",),

@@ -103,6 +103,12 @@ def test_a_model_that_draws_the_real_pictures_gets_what_they_get(judge, examples
     assert "| English | 8 |" in quality.table(figures)
 
 
+def test_a_share_comes_with_the_spread_that_chance_gives_it():
+    found = np.random.default_rng(0).random((20_000, 256)) < 0.3
+    assert quality._share(0.3, 256) == f"30% ± {found.mean(1).std():.0%}"
+    assert quality._share(0.5, 1) == "50% ± 50%"
+
+
 def test_a_model_that_draws_noise_is_found_out(judge, examples, monkeypatch):
     rng = np.random.default_rng(0)
     painter(monkeypatch, lambda seed: Image.fromarray(rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)))
