@@ -67,8 +67,8 @@ MATCHES = {
     "none": "None: as the model painted them",
 }
 SUITED = {  # what suits each family of models that draw; the page offers it, and the cards measure by it
-    "few-step-diffusion": {"steps": 4, "cfg_scale": 4.0},
-    "latent-diffusion": {"steps": 30, "cfg_scale": 4.0},
+    "few-step-diffusion": {"steps": 4, "cfg_scale": 2.5},
+    "latent-diffusion": {"steps": 30, "cfg_scale": 2.0},
     "token-transformer": {"steps": 16, "cfg_scale": 3.0},
     "taming-transformer": {"steps": 20, "cfg_scale": 1.0},  # it goes by tokens, whatever the steps
     "stable-diffusion": {"steps": 25, "cfg_scale": 7.0},

@@ -165,7 +165,7 @@ def _parser():
     train.add_argument("--minutes", type=float, help="as many steps as fit into this time")
     train.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     train.add_argument("--first-stage", default="", help="the VQGAN whose latents or tokens are learned")
-    train.add_argument("--text", default="", help="the model whose text encoder a drawing model begins with")
+    train.add_argument("--text", default="", help="whose text encoder is taken over, or the CLIP that few steps please")
     train.add_argument("--from", dest="start", default="", help="the model to go on from")
     train.add_argument("--precision", default="", help="bfloat16 where a processor computes it itself, or float32")
     train.add_argument("--lpips", default="", help="LPIPS weights (safetensors) for a VQGAN's perceptual loss")
@@ -224,14 +224,14 @@ def _generate(arguments):
             raise BadRequest(f"The size “{arguments.size}” cannot be read; write it as WxH, for example 128x128.")
         arguments.width, arguments.height = int(width), int(height)
     row = catalog.find(arguments.model, "generate", _home(arguments))
+    _unguided_without_words(arguments, None)
     vars(arguments).update(requests.suited(row.family, vars(arguments), row.size))
-    _unguided_without_words(arguments)
     image = _picture(arguments.image, 2 * max(arguments.width, arguments.height)) if arguments.image else None
     return _drawn(arguments, _asked(arguments, requests.GenerateRequest, image=image))
 
 
 def _refine(arguments):
-    _unguided_without_words(arguments)
+    _unguided_without_words(arguments, _default("cfg_scale"))
     image = _whole(arguments.image)
     return _drawn(arguments, _asked(arguments, requests.RefineRequest, image=image))
 
@@ -248,8 +248,8 @@ def _drawn(arguments, request):
     return {"pictures": rows, "model": result.record["request"]["model"], "seconds": result.seconds}
 
 
-def _unguided_without_words(arguments):
-    if requests.wordless(arguments.prompt, arguments.style) and arguments.cfg_scale == _default("cfg_scale"):
+def _unguided_without_words(arguments, unasked):
+    if requests.wordless(arguments.prompt, arguments.style) and arguments.cfg_scale == unasked:
         arguments.cfg_scale = 1.0
 
 
@@ -258,7 +258,7 @@ def _default(name):
 
 
 def _inpaint(arguments):
-    _unguided_without_words(arguments)
+    _unguided_without_words(arguments, _default("cfg_scale"))
     result = _engine(arguments).run(_inpainting(arguments), _progress)
     made = _one_written(arguments.out, result, f"{result.changed} pixels changed outside the mask")
     model = result.record["request"]["model"]
@@ -358,7 +358,7 @@ def _compare(arguments):
     task = next((task for task, given in tasks.items() if given), "generate")
     rows = [catalog.find(name.strip(), task, home) for name in arguments.models.split(",")]
     if task == "inpaint":
-        _unguided_without_words(arguments)
+        _unguided_without_words(arguments, _default("cfg_scale"))
         base = _inpainting(arguments)
     elif task == "upscale":
         image = _whole(arguments.image)

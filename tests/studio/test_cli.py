@@ -142,11 +142,12 @@ def test_generate(capsys, home, tmp_path):
 
 
 def test_generate_without_words_draws_from_noise(capsys, home, tmp_path):
-    code, found, _ = run(
-        capsys, home, "generate", "--model", "painter", "--size", "64x64", "--steps", "2", "--out", str(tmp_path)
-    )
+    words = ["generate", "--model", "painter", "--size", "64x64", "--steps", "2", "--out", str(tmp_path)]
+    code, found, _ = run(capsys, home, *words)
     assert code == 0
     assert images.read_record(found["pictures"][0]["path"])["request"]["cfg_scale"] == 1.0
+    code, _, err = run(capsys, home, *words, "--cfg", "4")
+    assert code == 2 and "set guidance to 1" in err
 
 
 def test_generate_from_a_picture(capsys, home, tmp_path):
@@ -433,6 +434,8 @@ def test_train_resume_and_use_what_was_trained(capsys, home, folder, tmp_path, t
     quicker = ["train", "few-steps", *common, "--from", str(second), "--precision", "float32"]
     code, found, _ = run(capsys, home, *quicker, "--out", str(tmp_path / "quicker"), "--steps", "2")
     assert code == 0 and found["steps"] == 2
+    code, _, err = run(capsys, home, *quicker, *text, "--out", str(tmp_path / "none"), "--steps", "2")
+    assert code == 2 and "has no use for --text" in err
     written = models.files.read_header(found["model"])[1]["card"]["command"]
     assert "--precision float32" in written and written.endswith(f"--from {second}")
     words = ["generate", "red disc", "--model", found["model"], "--size", "64x64", "--out", str(tmp_path / "quick")]
