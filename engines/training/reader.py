@@ -1,20 +1,28 @@
-"""A CLIP beside a training: do pictures tell their captions from those of others? (Li et al., 2024, "Reward guided
-latent consistency distillation"; with other captions, so that no picture pleases by fitting them all.)
+"""A CLIP beside a training: do pictures tell their captions from those of others?
+
+After Li et al., 2024, "Reward guided latent consistency distillation"; here with the captions of others, so that no
+picture pleases by fitting them all.
 """
 
 import torch
+
+from engines.errors import BadRequest
 
 
 class Reader:
     """A `clip` that has read the captions of `rows`, a list of `Variant`, in the `frame` of another model's latents.
 
     `frame` is a config with their `latent_mean` and `latent_std`. Pictures are seen under noise of up to the spread
-    `noise`, as the CLIP learned, and each beside the captions of so many `others`.
+    `noise`, as the CLIP learned, and each beside the captions of so many `others`. Raises `BadRequest` for a CLIP of
+    latents of another shape.
     """
 
     def __init__(self, clip, rows, frame, *, noise, others):
         self.clip, self.rows, self.noise, self.others = clip.requires_grad_(False), rows, noise, others
         self.sha256, own = clip.sha256, clip.config
+        wanted, reads = tuple(rows[0].encoded.shape), (len(own.latent_mean), own.latent_size, own.latent_size)
+        if wanted != reads:
+            raise BadRequest(f"The CLIP reads latents of {reads}, the model draws {wanted}: name one of its own VQGAN.")
         shift = torch.tensor(frame.latent_mean) - torch.tensor(own.latent_mean)
         self.scale, self.shift = frame.latent_std / own.latent_std, shift.view(1, -1, 1, 1) / own.latent_std
         captions = [row.caption() for row in rows]

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from engines import tensors
+from engines.errors import BadRequest
 from engines.training.reader import Reader
 from tests import tiny
 
@@ -59,3 +60,9 @@ def test_latents_of_another_frame_are_brought_into_its_own(pictures, clip):
         for config, latents in ((own, x), (frame, moved))
     ]
     torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)
+
+
+def test_a_reader_of_latents_of_another_shape_is_refused(pictures, clip):
+    small = [dataclasses.replace(row, encoded=row.encoded[:, :4, :4]) for row in pictures.rows]
+    with pytest.raises(BadRequest, match=r"reads latents of \(4, 8, 8\), the model draws \(4, 4, 4\)"):
+        Reader(clip, small, clip.config, noise=0.0, others=1)
