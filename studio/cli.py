@@ -224,14 +224,14 @@ def _generate(arguments):
             raise BadRequest(f"The size “{arguments.size}” cannot be read; write it as WxH, for example 128x128.")
         arguments.width, arguments.height = int(width), int(height)
     row = catalog.find(arguments.model, "generate", _home(arguments))
-    _unguided_without_words(arguments, None)
+    _unguided_without_words(arguments, unasked=None)  # what suits the model comes after
     vars(arguments).update(requests.suited(row.family, vars(arguments), row.size))
     image = _picture(arguments.image, 2 * max(arguments.width, arguments.height)) if arguments.image else None
     return _drawn(arguments, _asked(arguments, requests.GenerateRequest, image=image))
 
 
 def _refine(arguments):
-    _unguided_without_words(arguments, _default("cfg_scale"))
+    _unguided_without_words(arguments)
     image = _whole(arguments.image)
     return _drawn(arguments, _asked(arguments, requests.RefineRequest, image=image))
 
@@ -248,17 +248,13 @@ def _drawn(arguments, request):
     return {"pictures": rows, "model": result.record["request"]["model"], "seconds": result.seconds}
 
 
-def _unguided_without_words(arguments, unasked):
+def _unguided_without_words(arguments, unasked=requests.FromWords.cfg_scale):
     if requests.wordless(arguments.prompt, arguments.style) and arguments.cfg_scale == unasked:
         arguments.cfg_scale = 1.0
 
 
-def _default(name):
-    return requests.control(requests.GenerateRequest, name)["default"]
-
-
 def _inpaint(arguments):
-    _unguided_without_words(arguments, _default("cfg_scale"))
+    _unguided_without_words(arguments)
     result = _engine(arguments).run(_inpainting(arguments), _progress)
     made = _one_written(arguments.out, result, f"{result.changed} pixels changed outside the mask")
     model = result.record["request"]["model"]
@@ -358,7 +354,7 @@ def _compare(arguments):
     task = next((task for task, given in tasks.items() if given), "generate")
     rows = [catalog.find(name.strip(), task, home) for name in arguments.models.split(",")]
     if task == "inpaint":
-        _unguided_without_words(arguments, _default("cfg_scale"))
+        _unguided_without_words(arguments)
         base = _inpainting(arguments)
     elif task == "upscale":
         image = _whole(arguments.image)
