@@ -11,7 +11,11 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 def psnr(x, y):
     """Peak signal-to-noise ratio in dB of pictures `(B, 3, H, W)` in [-1, 1], over all of them; inf for equal ones."""
-    error = (x - y).square().mean().item()
+    return decibels((x - y).square().mean().item())
+
+
+def decibels(error):
+    """The peak signal-to-noise ratio in dB that a mean squared error in [-1, 1] is; inf for none."""
     return 10 * math.log10(4 / error) if error else math.inf
 
 

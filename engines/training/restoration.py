@@ -47,21 +47,27 @@ def measure(model, examples, size, out, say=print):
                 filled["mean"] = np.where(mask[..., None] > 0, whole[mask == 0].mean(0), whole).round().astype(np.uint8)
                 x, where = _tensor(whole), torch.from_numpy(mask > 0)[None, None]
                 for who, picture in filled.items():
-                    z = _tensor(picture)
-                    inside = where.expand_as(x)
-                    measured.setdefault(who, []).append(
-                        (metrics.psnr(x[inside], z[inside]), metrics.ssim(x, z, where), perceptual(x, z, where).item())
-                    )
+                    measured.setdefault(who, []).append(_measured(x, _tensor(picture), where, perceptual))
                 if number < SHOWN:
                     hidden = np.where(mask[..., None] > 0, 255 - whole // 4, whole).astype(np.uint8)
                     sheet += [Image.fromarray(picture) for picture in (hidden, *filled.values(), whole)]
-            figures[name][width] = {
-                who: dict(zip(("psnr", "ssim", "perceptual"), np.mean(values, axis=0).tolist(), strict=True))
-                for who, values in measured.items()
-            }
+            figures[name][width] = {who: _mean(values) for who, values in measured.items()}
         across = len(painters) + 3
         pictures.grid(sheet, across).save(out / f"restored-{name}.webp", quality=75, method=6)  # large as PNG
     return figures
+
+
+def _measured(x, z, where, perceptual):
+    # of two pictures, where a mask is: squared error, structural similarity, perceptual distance
+    inside = where.expand_as(x)
+    error = (x[inside] - z[inside]).square().mean().item()
+    return error, metrics.ssim(x, z, where), perceptual(x, z, where).item()
+
+
+def _mean(measured):
+    # PSNR of the mean error: where a blank is filled exactly, that of a single picture has no bounds
+    error, ssim, perceptual = np.mean(measured, axis=0).tolist()
+    return {"psnr": metrics.decibels(error), "ssim": ssim, "perceptual": perceptual}
 
 
 def _mask(example, width, size, kinds):
@@ -93,8 +99,8 @@ def described(figures):
     )
     return (
         "Held-out pictures under masks of scratches (thin), of brush strokes (medium), and of blocks and borders "
-        "(wide); nothing was said in words, settings as on the Restore tab. Measured under the mask alone; the "
-        "perceptual distance is that of features of a random network with a fixed seed. Telea's and the Navier-Stokes "
-        "method are OpenCV's, the mean is that of the picture around.\n\n"
+        "(wide); nothing was said in words, settings as on the Restore tab. Measured under the mask alone: PSNR is "
+        "that of the mean error, the perceptual distance that of features of a random network with a fixed seed. "
+        "Telea's and the Navier-Stokes method are OpenCV's, the mean is that of the picture around.\n\n"
         f"| pictures, mask | who | PSNR | SSIM | perceptual |\n|---|---|---|---|---|\n{rows}\n{sheets}"
     )

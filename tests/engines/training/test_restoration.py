@@ -60,6 +60,22 @@ def test_the_model_sees_nothing_of_what_it_is_to_paint_and_counts_only_there(tmp
         assert painted["ours"]["psnr"] == pytest.approx(expected, abs=1e-3)
 
 
+def test_a_blank_that_is_filled_exactly_counts_as_no_error_among_others(tmp_path, monkeypatch):
+    rows, painted = photographs(), []
+
+    def paint(request, model):
+        pixels = rows[0].pixels if len(painted) % 2 else np.full((SIZE, SIZE, 3), 120, np.uint8)
+        painted.append(pixels)
+        return InpaintResult((Picture(Image.fromarray(pixels), 0),), 0.0)
+
+    monkeypatch.setattr(restoration, "inpaint", paint)
+    monkeypatch.setattr(restoration, "FLOOR", {})
+    figures = restoration.measure(classical.METHODS["telea"], rows, SIZE, tmp_path, **SAY)
+    expected = -10 * np.log10((80 / 255) ** 2 / 2)
+    for widths in figures["photographs"].values():
+        assert widths["ours"]["psnr"] == pytest.approx(expected, abs=1e-3)
+
+
 def test_what_is_equal_has_no_distance_under_the_mask_and_what_is_not_has_it_there_alone():
     draw = np.random.default_rng(0)
     one = draw.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
