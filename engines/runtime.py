@@ -1,10 +1,12 @@
 """Where and how precisely the engine computes."""
 
+import contextlib
 import os
 import platform
 from pathlib import Path
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from engines.errors import BadRequest
 
@@ -40,6 +42,14 @@ def autocast(device, precision="auto"):
     """
     mixed = device.type == "cuda" if precision == "auto" else precision == "bfloat16"
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=mixed)
+
+
+def attention(device):
+    """The context of attention in a training: on a processor plain products.
+
+    The way back through its fused kernel takes several times as long.
+    """
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()
 
 
 def precision(device):

@@ -20,6 +20,7 @@ from PIL import Image, ImageDraw
 
 from engines.checkpoints import files
 from engines.errors import AtelierError, BadRequest, Cancelled
+from engines.runtime import attention
 
 CHECKPOINT = "checkpoint.safetensors"
 LOG = "log.jsonl"
@@ -47,7 +48,8 @@ def train(trainer, out, *, steps=None, minutes=None, warmup=200, resume=False, r
     try:
         while steps is None or index < steps:
             share = rate_share(index, steps, warmup)
-            losses = trainer.step(index, share)
+            with attention(trainer.device):
+                losses = trainer.step(index, share)
             index += 1
             if not all(math.isfinite(value) for value in losses.values()):
                 raise AtelierError(f"The loss is no number at step {index}; begin anew with another preset.")

@@ -11,13 +11,14 @@ import threading
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from engines import engine, requests
 from engines.checkpoints import files, models
 from engines.engine import Engine
 from engines.errors import AtelierError, BadRequest, Cancelled
-from engines.runtime import PeakMemory, autocast, choose_device
+from engines.runtime import PeakMemory, attention, autocast, choose_device
 from engines.worker import Worker
 from tests import tiny
 
@@ -111,6 +112,14 @@ def test_a_training_is_mixed_where_it_is_asked_to_be(monkeypatch, device, precis
     assert asked == [(device, torch.bfloat16, mixed)]
 
 
+def test_attention_of_a_training_on_a_processor_is_plain_products_and_the_same():
+    q, k, v = torch.randn(3, 2, 4, 16, 8).unbind()
+    wanted = F.scaled_dot_product_attention(q, k, v)
+    assert torch.backends.cuda.flash_sdp_enabled()  # the switch of the processor's kernel, too
+    with attention(torch.device("cpu")):
+        assert not torch.backends.cuda.flash_sdp_enabled()
+        torch.testing.assert_close(F.scaled_dot_product_attention(q, k, v), wanted)
+    assert torch.backends.cuda.flash_sdp_enabled()
 
 def test_devices():
     assert choose_device("cpu") == torch.device("cpu")
