@@ -64,7 +64,8 @@ class DiffusionTrainer(DrawingTrainer):
         )
 
     def config_of(self, start):
-        return replace(start.config, hole=self.recipe.hole)
+        unet = replace(start.config.unet, dropout=self.recipe.unet.dropout)
+        return replace(start.config, unet=unet, hole=self.recipe.hole)
 
     def prepare(self, is_new):
         self.pictures.normalise(self.model.config.latent_mean, self.model.config.latent_std)

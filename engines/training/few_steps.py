@@ -87,7 +87,8 @@ class FewStepTrainer(CaptionedTrainer):
         self.model = FewSteps(recipe.few_steps, base).to(self.device)
         if start:
             self.model.begin_with(start)
-        self.net = UNet(self.model.shape.unet).to(self.device)  # its weights are given at each call
+        # its weights are given at each call; what jumps have to agree on, no dropout may change
+        self.net = UNet(self.model.shape.unet).to(self.device).eval()
         self.pictures.normalise(base.config.latent_mean, base.config.latent_std)
         with torch.no_grad():
             self.around = {"concat": base.nothing_around(1, recipe.size, recipe.size)} if base.inpaints else {}

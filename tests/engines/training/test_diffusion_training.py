@@ -30,6 +30,19 @@ def test_a_run_may_start_from_a_model():
     assert torch.equal(trainer.model.first_stage.decoder.conv_in.weight, start.first_stage.decoder.conv_in.weight)
 
 
+def test_a_run_has_the_dropout_of_its_recipe_whatever_it_starts_from():
+    start = tiny.latent_diffusion()
+    for dropout in (0.0, 0.5):
+        unet = dataclasses.replace(tiny.UNET, dropout=dropout)
+        trainer = tiny.diffusion_trainer(dataclasses.replace(tiny.RECIPE, unet=unet), start=start)
+        rows, captions, _ = trainer.pictures.draw(0)
+        same = len({trainer.denoising_loss(rows, captions, trainer.blank.expand(len(rows), -1, -1, -1),
+                                           torch.full((len(rows),), 900.0), torch.ones(len(rows), 4, 8, 8)).item()
+                    for _ in range(2)}) == 1  # fmt: skip
+        assert same == (dropout == 0)
+        assert trainer.model.config.unet.dropout == dropout
+
+
 @pytest.mark.parametrize("start", [None, tiny.latent_diffusion()], ids=["new", "going on"])
 @pytest.mark.parametrize("reader", [tiny.clip_trainer().model, tiny.token_generator()], ids=["of CLIP", "of a model"])
 def test_a_run_may_begin_with_a_trained_text_encoder(start, reader):

@@ -62,6 +62,18 @@ def test_nothing_is_to_be_learned_where_the_path_is_straight(monkeypatch):
     assert trainer.loss(x0, captions, tensors.generator(0))[0] > 0.01
 
 
+def test_a_teacher_that_learned_with_dropout_is_distilled_without():
+    unet = dataclasses.replace(tiny.UNET, dropout=0.5)
+    base = tiny.diffusion_trainer(dataclasses.replace(tiny.RECIPE, unet=unet)).model.eval()
+    base.name, base.sha256 = "walker", f"{1:064x}"
+    with torch.no_grad():
+        base.unet.out[2].weight.normal_()  # a new net is zero at its end
+    trainer = few_steps.FewStepTrainer(tiny.FEW_STEP_RECIPE, tiny.examples(), base)
+    rows, captions, _ = trainer.pictures.draw(0)
+    found = [trainer.loss(trainer._latents(rows), captions, tensors.generator(0))[1].found for _ in range(2)]
+    assert torch.equal(*found)
+
+
 def test_every_row_steps_inside_its_stretch():
     trainer = tiny.few_step_trainer()
     sigma, lower, end = (level.flatten() for level in trainer._levels(400, tensors.generator(0)))
