@@ -308,15 +308,26 @@ def restoring(family):
 
 
 def suited(family, given, size=0):
-    """`given` values of a request by name, those that are None replaced by what suits a model that draws.
+    """`given` values of a request by name, those that are None replaced by what suits a model.
 
-    It is of that family, and draws best at `size` pixels a side, where that is known.
+    It is of that family, and draws best at `size` pixels a side, where that is known. A request without words has
+    nothing to be guided by.
     """
     fields = GenerateRequest.__dataclass_fields__
     low, high, step = (fields["width"].metadata[name] for name in ("low", "high", "step"))
     side = size if low <= size <= high and size % step == 0 else fields["width"].default
-    fitting = SUITED.get(family, {}) | {"width": side, "height": side}
-    return given | {name: value for name, value in fitting.items() if given.get(name) is None}
+    fitting = {name: fields[name].default for name in SETTINGS} | SUITED.get(family, {})
+    fitting |= {"width": side, "height": side}
+    if "prompt" in given and wordless(given["prompt"], given.get("style", "")):
+        fitting["cfg_scale"] = 1.0
+    return {name: fitting.get(name) if value is None else value for name, value in given.items()}
+
+
+def refitted(family, given, size=0):
+    """The same, where what suits other families or is the default gives way, too; what an artist has set stays."""
+    tables = [{name: getattr(FromWords, name) for name in SETTINGS}, *SUITED.values()]
+    unset = [name for name in SETTINGS if name in given and given[name] in {table[name] for table in tables}]
+    return suited(family, given | dict.fromkeys(unset), size)
 
 
 def choose(text, seed):

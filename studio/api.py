@@ -47,6 +47,7 @@ def publish(studio):
         for name in ("image", "mask"):
             given[name] = images.full_bytes(sources[name]) if name in sources else b""
         given["prompt"] = wildcards.fill(given["prompt"], studio.home)
+        given = requests.suited(find(given["model"], "inpaint", studio.home, paths=False).family, given)
         return finished(requests.InpaintRequest(**given), sources.values())
 
     def reconstruct(**given):
@@ -59,6 +60,7 @@ def publish(studio):
             given["image"] = images.full_bytes(source)
             if "prompt" in given:
                 given["prompt"] = wildcards.fill(given["prompt"], studio.home)
+                given = requests.suited(find(given["model"], "refine", studio.home, paths=False).family, given)
             return finished(kind(**given), [source])
 
         return act
@@ -71,9 +73,10 @@ def publish(studio):
         ]
 
     endpoint("generate", requests.GenerateRequest, generate, left_open=requests.SUGGESTED)
-    endpoint("inpaint", requests.InpaintRequest, inpaint)
+    endpoint("inpaint", requests.InpaintRequest, inpaint, left_open=requests.SETTINGS)
     for name in ("upscale", "refine", "adjust"):
-        endpoint(name, requests.TASKS[name], on_whole_picture(requests.TASKS[name]))
+        left_open = requests.SETTINGS if name == "refine" else ()
+        endpoint(name, requests.TASKS[name], on_whole_picture(requests.TASKS[name]), left_open=left_open)
     endpoint("reconstruct", requests.ReconstructRequest, reconstruct, leave_out=("tokens",))
     gr.api(guard(models), api_name="models")
 

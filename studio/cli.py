@@ -103,6 +103,7 @@ def _parser():
         "temperature", "top_k", "top_p", "corrections",
     ):  # fmt: skip
         _add_control(inpaint, requests.InpaintRequest, name)
+    inpaint.set_defaults(**dict.fromkeys(requests.SETTINGS))  # as suits the model
 
     upscale = command("upscale", _upscale, "A picture at more pixels.")
     upscale.add_argument("image", nargs="+", help="the picture, or pictures and folders; - reads standard input")
@@ -121,6 +122,7 @@ def _parser():
         "scheduler", "cfg_scale", "cfg_rescale", "cfg_start", "cfg_end", "seed", "count",
     ):  # fmt: skip
         _add_control(refine, requests.RefineRequest, name)
+    refine.set_defaults(**dict.fromkeys(requests.SETTINGS))
 
     adjust = command("adjust", _adjust, "A picture cleaned up by plain means: colours, contrast, sharpness.")
     adjust.add_argument("image", help="the picture; - reads standard input")
@@ -139,6 +141,7 @@ def _parser():
     compare.add_argument("--out", type=Path, required=True, help="the folder for the pictures, the sheet and the JSON")
     for name in ("prompt", "style", "steps", "cfg_scale", "seed"):
         _add_control(compare, requests.GenerateRequest, name)
+    compare.set_defaults(**dict.fromkeys(requests.SUGGESTED))
 
     command("models", _models, "What is in the catalog.")
 
@@ -223,15 +226,13 @@ def _generate(arguments):
         if not (cross and width.isdigit() and height.isdigit()):
             raise BadRequest(f"The size “{arguments.size}” cannot be read; write it as WxH, for example 128x128.")
         arguments.width, arguments.height = int(width), int(height)
-    row = catalog.find(arguments.model, "generate", _home(arguments))
-    _unguided_without_words(arguments, unasked=None)  # what suits the model comes after
-    vars(arguments).update(requests.suited(row.family, vars(arguments), row.size))
+    _suit(arguments, catalog.find(arguments.model, "generate", _home(arguments)))
     image = _picture(arguments.image, 2 * max(arguments.width, arguments.height)) if arguments.image else None
     return _drawn(arguments, _asked(arguments, requests.GenerateRequest, image=image))
 
 
 def _refine(arguments):
-    _unguided_without_words(arguments)
+    _suit(arguments, catalog.find(arguments.model, "refine", _home(arguments)))
     image = _whole(arguments.image)
     return _drawn(arguments, _asked(arguments, requests.RefineRequest, image=image))
 
@@ -248,13 +249,13 @@ def _drawn(arguments, request):
     return {"pictures": rows, "model": result.record["request"]["model"], "seconds": result.seconds}
 
 
-def _unguided_without_words(arguments, unasked=requests.FromWords.cfg_scale):
-    if requests.wordless(arguments.prompt, arguments.style) and arguments.cfg_scale == unasked:
-        arguments.cfg_scale = 1.0
+def _suit(arguments, row):
+    # what was not asked for, as it suits the model
+    vars(arguments).update(requests.suited(row.family, vars(arguments), row.size))
 
 
 def _inpaint(arguments):
-    _unguided_without_words(arguments)
+    _suit(arguments, catalog.find(arguments.model, "inpaint", _home(arguments)))
     result = _engine(arguments).run(_inpainting(arguments), _progress)
     made = _one_written(arguments.out, result, f"{result.changed} pixels changed outside the mask")
     model = result.record["request"]["model"]
@@ -353,8 +354,8 @@ def _compare(arguments):
     tasks = {"inpaint": arguments.mask, "upscale": arguments.scale, "reconstruct": arguments.image}
     task = next((task for task, given in tasks.items() if given), "generate")
     rows = [catalog.find(name.strip(), task, home) for name in arguments.models.split(",")]
+    _suit(arguments, rows[0])  # `of_models` fits the others
     if task == "inpaint":
-        _unguided_without_words(arguments)
         base = _inpainting(arguments)
     elif task == "upscale":
         image = _whole(arguments.image)
@@ -362,8 +363,7 @@ def _compare(arguments):
     elif task == "reconstruct":
         base = requests.ReconstructRequest(image=_picture(arguments.image, requests.ReconstructRequest.max_side))
     else:
-        size = requests.suited(rows[0].family, dict.fromkeys(("width", "height")), rows[0].size)
-        base = _asked(arguments, requests.GenerateRequest, width=size["width"], height=size["height"])
+        base = _asked(arguments, requests.GenerateRequest)
     known = catalog.catalog(home)
     rows = [row if row.id in known else dataclasses.replace(row, id=str(row.path)) for row in rows]
     request = requests.CompareRequest(base, (comparison.of_models(base, rows),))

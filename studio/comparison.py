@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from engines import requests
 from engines.errors import BadRequest
-from engines.requests import SUITED, Drawn, GenerateRequest, MeasureRequest
+from engines.requests import SETTINGS, Drawn, GenerateRequest, MeasureRequest, refitted
 from studio import images
 
 DIGITS = 11  # before the point; no field has more
@@ -74,25 +74,26 @@ def _numbers(name, part):
 def of_models(request, rows):
     """The axis of several models, rows of the catalog.
 
-    Those of another family take the steps that suit it, and those that the request does not name their own autoencoder.
+    Each takes the settings that suit its family in the place of those that suit another, and those that the request
+    does not name their own autoencoder.
     """
-    suited = {Drawn.steps, *(value["steps"] for value in SUITED.values())}
-    own = isinstance(request, Drawn) and request.steps in suited
-    another = isinstance(request, Drawn) and request.vae
+    if not isinstance(request, Drawn):
+        return tuple({"model": row.id} for row in rows)
+    given = {name: getattr(request, name) for name in (*SETTINGS, "prompt", "style")}
     return tuple(
         {"model": row.id}
-        | ({"steps": SUITED[row.family]["steps"]} if own and row.family in SUITED else {})
-        | ({"vae": ""} if another and row.id != request.model else {})
+        | {name: value for name, value in refitted(row.family, given).items() if name in SETTINGS}
+        | ({"vae": ""} if request.vae and row.id != request.model else {})
         for row in rows
     )
 
 
-def label(point):
-    """What a point of an axis is called; of one that changes nothing, the empty text."""
+def label(point, name_of=str):
+    """What a point of an axis is called, its field as `name_of` calls it; of one that changes nothing, empty."""
     if not point:
         return ""
     name, value = next(iter(point.items()))
-    return str(value) if name in ("model", "prompt") else f"{name} {value}"
+    return str(value) if name in ("model", "prompt") else f"{name_of(name)} {value}"
 
 
 def by_place(request, entries):
@@ -101,18 +102,18 @@ def by_place(request, entries):
     return {order[entry.record["piece"]]: entry for entry in entries}
 
 
-def labels(request):
+def labels(request, name_of=str):
     """What the points of each of a comparison's three axes are called."""
-    return tuple([label(point) for point in axis] for axis in request.axes)
+    return tuple([label(point, name_of) for point in axis] for axis in request.axes)
 
 
-def called(request, place):
+def called(request, place, name_of=str):
     """What a cell is called: by its points along all axes."""
-    return ", ".join(filter(None, _labels(request, place)))
+    return ", ".join(filter(None, _labels(request, place, name_of)))
 
 
-def _labels(request, place):
-    return [names[index] for names, index in zip(labels(request), place, strict=True)]
+def _labels(request, place, name_of=str):
+    return [names[index] for names, index in zip(labels(request, name_of), place, strict=True)]
 
 
 # ---------------------------------------------------------------- how far the pictures are from each other

@@ -228,7 +228,7 @@ def wire(studio, parts, parts_of, tabs, demo):
         return standing(state, request, parts.line, parts.run, parts.stop) | {
             parts.grid: waiting(ballots, over, request) if ballots else cells(compared, found, pair, request),
             parts.closer: gr.Column(visible=bool(two)),
-            parts.view: _pair(two, ("A", "B") if ballots else _names(compared, pair), mode) if two else None,
+            parts.view: _pair(two, ("A", "B") if ballots else _names(compared, pair, request), mode) if two else None,
             parts.ballot: gr.Row(visible=bool(ballots) and over),
             parts.measures: "",
             **({} if over and not ballots else {parts.exports: gr.Row(visible=False)}),
@@ -306,7 +306,7 @@ def wire(studio, parts, parts_of, tabs, demo):
         return f'<div class="status">{words}</div>'
 
     def cells(compared, found, pair, request):
-        across, down, pages = comparison.labels(compared)
+        across, down, pages = comparison.labels(compared, functools.partial(say, request))
         number, blocks = {place: i for i, place in enumerate(compared.cells())}, []
         for page, title in enumerate(pages):
             head = "".join(f'<th scope="col">{html.escape(text)}</th>' for text in across)
@@ -376,8 +376,13 @@ def _address(path):
     return f"gradio_api/file={quote(str(path))}"
 
 
-def _names(compared, pair):
-    names = [comparison.called(compared, place) for place in pair]
+def _called(compared, place, request):
+    # in the language of the page
+    return comparison.called(compared, place, functools.partial(say, request))
+
+
+def _names(compared, pair, request):
+    names = [_called(compared, place, request) for place in pair]
     return [f"{letter} · {name}" for letter, name in zip("AB"[: len(names)], names, strict=True)]
 
 
@@ -417,7 +422,7 @@ def _from_the_first(compared, found, apart, request):
     first = compared.cells()[next(iter(comparison.firsts(compared).values()))].model
     head = "".join(f'<th scope="col">{say(request, f"compare.{name}")}</th>' for name in DISTANCES)
     rows = "".join(
-        f'<tr><th scope="row">{html.escape(comparison.called(compared, place))}</th>{_row(result, request)}</tr>'
+        f'<tr><th scope="row">{html.escape(_called(compared, place, request))}</th>{_row(result, request)}</tr>'
         for place, result in apart.items()
     )
     title = html.escape(say(request, "compare.from_first", model=first))

@@ -10,7 +10,16 @@ import gradio as gr
 from engines.additions import reading
 from engines.catalog import catalog, find, tokenizer
 from engines.errors import BadCheckpoint, BadRequest
-from engines.requests import SETTINGS, SUGGESTED, SUITED, Drawn, GenerateRequest, RefineRequest, choose, suited
+from engines.requests import (
+    SUGGESTED,
+    SUITED,
+    Drawn,
+    GenerateRequest,
+    RefineRequest,
+    choose,
+    refitted,
+    suited,
+)
 from engines.text.prompt import readings
 from studio import gallery, images, wildcards
 from studio.jobs import FINAL
@@ -197,12 +206,9 @@ def wire(studio, parts, parts_of, tabs, demo):
             return values
         given = dict(zip(SUGGESTED, values, strict=True))
         sizes = {row.size for row in rows.values()} | {GenerateRequest.width}
-        for name in SETTINGS:
-            if given[name] in {other[name] for other in SUITED.values()}:
-                given[name] = None
         if rows[model].size and {given["width"], given["height"]} <= sizes:
             given["width"] = given["height"] = None
-        return list(suited(rows[model].family, given, rows[model].size).values())
+        return list(refitted(rows[model].family, given, rows[model].size).values())
 
     # What each page watches: the job that was asked last. Those before it go on, and are seen in the queue.
     followed = Latest()

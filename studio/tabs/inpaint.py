@@ -7,9 +7,9 @@ import gradio as gr
 import numpy as np
 
 from engines import masks
-from engines.catalog import catalog
+from engines.catalog import catalog, find
 from engines.errors import BadRequest
-from engines.requests import InpaintRequest, LocateRequest, wordless
+from engines.requests import SETTINGS, InpaintRequest, LocateRequest, refitted, suited, wordless
 from studio import images, wildcards
 from studio.jobs import FINAL
 from studio.mask_painter import MaskPainter
@@ -40,7 +40,7 @@ REACH = 60  # of colours, in CIE76, at the highest sensitivity
 
 def draw(studio):
     """Draw the tab; returns its parts, the fields of the request under `fields`."""
-    fields = {}
+    fields, suits = {}, suited(find("", "inpaint", studio.home).family, dict.fromkeys(SETTINGS))
 
     def add(name, **options):
         fields[name] = control(InpaintRequest, name, "inpaint", **options)
@@ -96,9 +96,9 @@ def draw(studio):
             with gr.Accordion(t("settings"), open=True):
                 with gr.Row():
                     add("count")
-                    add("steps")
+                    add("steps", value=suits["steps"])
                 with gr.Row():
-                    add("cfg_scale")
+                    add("cfg_scale", value=suits["cfg_scale"])
                     add("strength")
                 with gr.Row():
                     add("seed")
@@ -160,7 +160,11 @@ def wire(studio, parts, parts_of, tabs, demo):
         inputs.keep_mask(name, images.full_bytes(path))
         return easel.shown(name)
 
-    fields = list(parts.fields.values())
+    fields, settings = list(parts.fields.values()), [parts.fields[name] for name in SETTINGS]
+
+    def suggest(model, *values):
+        row = catalog(studio.home).get(model)
+        return list(refitted(row.family, dict(zip(SETTINGS, values, strict=True))).values()) if row else values
 
     def submit(request: gr.Request, value, *values):
         given = named(parts.fields, dict(zip(fields, values, strict=True)))
@@ -230,6 +234,7 @@ def wire(studio, parts, parts_of, tabs, demo):
     demo.load(guard(opened), key, parts.painter, **QUIET)
     easel.wire()
     wire_autoencoder(studio, parts.fields, parts_of["models"].rescan)
+    parts.fields["model"].input(guard(suggest), [parts.fields["model"], *settings], settings, **QUIET)
     for button, amounts, change in (
         (parts.scratches, [parts.strength], lambda seen, share: masks.scratches(seen[..., :3], share)),
         (parts.transparent, [], lambda seen: masks.transparent(seen[..., 3])),

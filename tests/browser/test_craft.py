@@ -127,7 +127,7 @@ def test_a_script_inpaints_and_nothing_outside_the_mask_changes(client, tmp_path
     mask.paste(255, (30, 20, 60, 40))
     mask.save(tmp_path / "mask.png")
     files = {"image": handle_file(tmp_path / "in.png"), "mask": handle_file(tmp_path / "mask.png")}
-    found = client.predict(**files, prompt="a red heart", steps=2, feather=0, count=2, api_name="/inpaint")
+    found = client.predict(**files, steps=2, feather=0, count=2, api_name="/inpaint")
     for made in found["pictures"]:
         restored = images.read_picture(made["file"])
         restored.paste(source.crop((30, 20, 60, 40)), (30, 20))

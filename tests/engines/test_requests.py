@@ -226,3 +226,21 @@ def test_every_family_that_draws_has_what_suits_it():
     assert set(requests.SUITED) == {family for family, tasks in catalog.TASKS.items() if "generate" in tasks}
     for suited in requests.SUITED.values():
         assert vars(request("generate", **suited)).items() >= suited.items()
+
+
+def test_what_is_left_open_suits_the_model_and_what_is_asked_for_stays():
+    left_open = dict.fromkeys(requests.SETTINGS)
+    assert requests.suited("stable-diffusion", left_open) == requests.SUITED["stable-diffusion"]
+    assert requests.suited("stable-diffusion", left_open | {"steps": 7})["steps"] == 7
+    defaults = {name: getattr(GenerateRequest, name) for name in requests.SETTINGS}
+    assert requests.suited("classical", left_open) == defaults
+    for words, guided in (({"prompt": "fox"}, True), ({"prompt": " "}, False), ({"prompt": "", "style": "flat"}, True)):
+        assert (requests.suited("latent-diffusion", left_open | words)["cfg_scale"] > 1) == guided
+
+
+def test_what_suits_another_family_or_is_the_default_gives_way():
+    ours = requests.SUITED["latent-diffusion"]
+    defaults = {name: getattr(GenerateRequest, name) for name in requests.SETTINGS}
+    for given in (defaults, *requests.SUITED.values()):
+        assert requests.refitted("latent-diffusion", given) == ours
+    assert requests.refitted("latent-diffusion", {"steps": 7, "cfg_scale": 9.5}) == {"steps": 7, "cfg_scale": 9.5}

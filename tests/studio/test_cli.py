@@ -107,7 +107,9 @@ def test_refine_makes_a_picture_bigger_and_draws_it_over(capsys, home, tmp_path)
     (made,) = found["pictures"]
     assert code == 0 and found["model"] == "painter"
     assert images.read_picture(made["path"]).size == (60, 45)
-    assert images.read_record(made["path"])["request"]["upscaler"] == "lanczos"
+    asked = images.read_record(made["path"])["request"]
+    assert (asked["upscaler"], asked["steps"]) == ("lanczos", 3)
+    assert asked["cfg_scale"] == requests.SUITED["latent-diffusion"]["cfg_scale"]
 
 
 @pytest.mark.parametrize("model", ["painter", "telea"])

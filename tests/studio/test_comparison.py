@@ -4,14 +4,15 @@ import io
 import json
 import math
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from engines import requests
+from engines import masks, pictures, requests
 from engines.errors import BadRequest
-from engines.requests import CompareRequest, GenerateRequest, MeasureResult
+from engines.requests import CompareRequest, GenerateRequest, InpaintRequest, MeasureResult
 from engines.tasks.measure import measure
 from studio import comparison
 from studio.jobs import pieces
@@ -56,6 +57,23 @@ def test_every_field_that_can_be_varied_is_offered():
     offered = comparison.fields()
     assert offered[0] == "words" and {"seed", "steps", "sampler", "style", "temperature"} < set(offered)
     assert not {"model", "prompt", "image", "count"} & set(offered)
+
+
+def inpainting(**fields):
+    picture = pictures.to_png(Image.new("RGB", (16, 16)))
+    return InpaintRequest(image=picture, mask=masks.to_png(np.full((16, 16), 255, np.uint8)), **fields)
+
+
+def test_each_model_takes_the_settings_that_suit_it_unless_others_were_asked_for():
+    rows = [SimpleNamespace(id=family, family=family) for family in requests.SUITED]
+    for base in (GenerateRequest(prompt="fox"), inpainting(prompt="fox")):
+        assert [dict(point) for point in comparison.of_models(base, rows)] == [
+            {"model": family} | suited for family, suited in requests.SUITED.items()
+        ]
+    asked = comparison.of_models(GenerateRequest(prompt="fox", steps=7, cfg_scale=9.5), rows)
+    assert {(point["steps"], point["cfg_scale"]) for point in asked} == {(7, 9.5)}
+    unguided = comparison.of_models(inpainting(cfg_scale=1.0), rows)
+    assert {point["cfg_scale"] for point in unguided} == {1.0}
 
 
 # ---------------------------------------------------------------- cells
@@ -172,6 +190,7 @@ def test_a_sheet_shows_each_picture_at_its_place():
         at = left + column * (40 + comparison.GAP) + 20, comparison.LINE + row * (30 + comparison.GAP) + 15
         assert made.getpixel(at) == colour
     assert down == ["seed 1", "seed 2", "seed 3"] and left > 0
+    assert comparison.labels(request, {"seed": "种子"}.get)[:2] == (["a", "b"], ["种子 1", "种子 2", "种子 3"])
 
 
 def test_a_folder_holds_every_picture_and_how_it_was_made(open_jobs, worker):

@@ -72,9 +72,11 @@ def test_every_field_of_a_request_has_a_control_that_obeys_its_table(controls, k
     if "choices" in field:
         assert {value for _, value in component.choices} == set(field["choices"])
     if name not in ("model", "upscaler", "image", "tokens"):
-        row = catalog.find("", "generate")
-        suited = requests.SUITED[row.family] | dict.fromkeys(("width", "height"), row.size)
-        assert component.value == (suited if kind is GenerateRequest else {}).get(name, field["default"])
+        suited = {}
+        if kind in (GenerateRequest, InpaintRequest):
+            row = catalog.find("", PAGE[kind])
+            suited = requests.SUITED[row.family] | dict.fromkeys(("width", "height"), row.size)
+        assert component.value == suited.get(name, field["default"])
 
 
 def test_no_event_shows_its_progress_on_parts_of_the_page(page):

@@ -29,6 +29,14 @@ def test_settings_and_size_follow_the_model(home, model, before, after):
     assert tuple(suggest(model, *before)) == after
 
 
+def test_settings_of_an_inpainting_follow_the_model(home):
+    demo = layout.build(SimpleNamespace(home=home, jobs=None, gallery=None, inputs=None))
+    parts = ["inpaint-steps", "inpaint-cfg-scale"]
+    (suggest,) = (block.fn for block in demo.fns.values() if [part.elem_id for part in block.outputs] == parts)
+    assert tuple(suggest("sd", *ICONS)) == SD and tuple(suggest("gone", *ICONS)) == ICONS
+    assert tuple(suggest("sd", 7, ICONS[1])) == (7, SD[1])
+
+
 def test_the_catalog_tells_the_size_that_a_model_draws_best(home):
     rows = catalog.catalog(home)
     assert (rows["icons-diffusion"].size, rows["sd"].size, rows["telea"].size) == (256, 512, 0)
