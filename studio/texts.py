@@ -396,8 +396,9 @@ TABLE = {
     "compare.words": ("Models on the same words", "同样文字，不同模型"),
     "compare.picture": ("Models on the same picture", "同一图片，不同模型"),
     "compare.prompt.help": (
-        "left empty, that of the Generate tab; style, guidance, size and the rest are as set there",
-        "留空则用“生成”页的提示词；风格、引导、尺寸等也取自那里",
+        "left empty, that of the Generate tab; the rest is as set there, and steps and guidance that nobody set are "
+        "those that suit each model",
+        "留空则用“生成”页的提示词；其余设置也取自那里，未改动的步数与引导随各模型而定",
     ),
     "compare.seed.help": ("every cell begins from it", "每一格都从它开始"),
     "compare.mask": ("Models under the same mask", "同一蒙版，不同模型"),
