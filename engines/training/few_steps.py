@@ -1,6 +1,6 @@
 """Distilling latent diffusion: a model that walked from noise to a picture learns to jump (Heek et al., 2024)."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -64,7 +64,8 @@ class Jumps(NamedTuple):
 class FewStepTrainer(CaptionedTrainer):
     """What a `LatentDiffusion`, `base`, does step by step with guidance is learned as one jump a stretch.
 
-    `start` is a `FewSteps` of the same base to go on from; its rank may grow. With an `adversarial_weight`, where jumps
+    `start` is a `FewSteps` to go on from, of the same base or of one that `base` was trained on from; its rank may
+    grow. With an `adversarial_weight`, where jumps
     land has to look like a picture to a discriminator, too. With a `reward_weight`, the picture that they jump towards
     has to look like its caption to `reader`, a CLIP of the same latents.
     """
@@ -75,7 +76,7 @@ class FewStepTrainer(CaptionedTrainer):
         if not recipe.size == recipe.few_steps.size == base.size:
             raise BadRequest(f"“{base.name}” draws pictures of {base.size} pixels, the recipe is for {recipe.size}.")
         if start:
-            _check_start(start, recipe.few_steps)
+            _check_start(start, recipe.few_steps, base)
         if bool(recipe.reward_weight) != bool(reader):
             raise BadRequest(
                 "This preset has no use for --text; leave it out."
@@ -241,7 +242,13 @@ class FewStepTrainer(CaptionedTrainer):
         return fingerprint(self.model.config, recipe.ema_decays, recipe.discriminator_ch, *others)
 
 
-def _check_start(start, wanted):
+def _check_start(start, wanted, base):
+    shapes = [replace(model.config.unet, dropout=0.0) for model in (start.base, base)]
+    if shapes[0] != shapes[1]:
+        raise BadRequest(
+            f"“{start.name}” was distilled from a net of another shape than that of “{base.name}”; name a --teacher "
+            f"that was trained on from “{start.base.name}”."
+        )
     for field in fields(wanted):
         begun, asked = getattr(start.config, field.name), getattr(wanted, field.name)
         if begun != asked and not (field.name == "rank" and begun < asked):

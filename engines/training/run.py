@@ -31,7 +31,7 @@ TAKES = {
     "text": ("first_stage",),
     "tokens": ("first_stage", "text", "start"),
     "diffusion": ("first_stage", "text", "start"),
-    "few-steps": ("text", "start"),
+    "few-steps": ("text", "start", "teacher"),
     "upscaler": ("start",),
 }
 SPELLED = {"first_stage": "first-stage", "start": "from"}
@@ -41,13 +41,14 @@ READERS = ("clip", *(family for _, family in DRAWERS.values()))  # families with
 
 def train(
     kind, folder, out, *, preset="icons", steps=None, minutes=None, resume=False, first_stage="", text="",
-    start="", lpips="", licence="", command="", home=None, device="auto", precision="auto", report=None,
+    start="", teacher="", lpips="", licence="", command="", home=None, device="auto", precision="auto", report=None,
 ):  # fmt: skip
     """Train a model of `kind`, a key of PRESETS, on the pictures in `folder`; returns the steps done.
 
     `first_stage` names the VQGAN whose latents or tokens the others learn, `text` the model whose text
     encoder a model that draws begins with, a CLIP or another that draws, or the CLIP that few steps have to
-    please, `start` the model to go on from.
+    please, `start` the model to go on from, `teacher` the model to distil where that which `start` was distilled from
+    was trained on since.
     `lpips` is the path of LPIPS weights for a VQGAN's perceptual loss. `precision` is that of `runtime.autocast`.
     `licence` and `command` go into the card. The rest is that of `loop.train`.
     """
@@ -55,7 +56,7 @@ def train(
         raise unknown("training", kind, PRESETS)
     if preset not in PRESETS[kind]:
         raise unknown("preset", preset, PRESETS[kind])
-    given = {"first_stage": first_stage, "text": text, "start": start, "lpips": lpips}
+    given = {"first_stage": first_stage, "text": text, "start": start, "teacher": teacher, "lpips": lpips}
     for name in (name for name, value in given.items() if value and name not in TAKES[kind]):
         raise BadRequest(f"“train {kind}” has no use for --{SPELLED.get(name, name)}; leave it out.")
     if precision not in PRECISIONS:
@@ -84,7 +85,7 @@ def train(
     elif kind == "few-steps":
         if not start:
             raise BadRequest("What shall draw in few steps? Name a latent diffusion model with --from.")
-        base, begun = _distilled(engine, start)
+        base, begun = _distilled(engine, start, teacher)
         reader = _load(engine, text, None, (CLIP.family,)) if text else None
         trainer = FewStepTrainer(recipe, examples, base, device, card, begun, reader, report)
     elif kind == "text":
@@ -107,10 +108,13 @@ def _load(engine, name, task, families=()):
     return engine.load(row)
 
 
-def _distilled(engine, name):
-    # the model to distil, and what was distilled from it before, if that is what is named
+def _distilled(engine, name, teacher):
+    # the model to distil, and what was distilled from it or from an earlier one, if that is what is named
     row = catalog.find(name, "generate", engine.home)
     if row.family not in models.CHANGING:
+        if teacher:
+            raise BadRequest(f"“{row.id}” was distilled from nothing: it is the teacher itself; leave --teacher out.")
         return _load(engine, name, "generate", (LatentDiffusion.family,)), None
     base = engine.load(catalog.drawn_with(row, engine.home))
-    return base, models.load(row.path, base, drawing=False)
+    begun = models.load(row.path, base, drawing=False)
+    return _load(engine, teacher, "generate", (LatentDiffusion.family,)) if teacher else base, begun

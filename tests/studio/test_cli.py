@@ -438,8 +438,14 @@ def test_train_resume_and_use_what_was_trained(capsys, home, folder, tmp_path, t
     assert code == 0 and found["steps"] == 2
     code, _, err = run(capsys, home, *quicker, *text, "--out", str(tmp_path / "none"), "--steps", "2")
     assert code == 2 and "has no use for --text" in err
+    code, _, err = run(capsys, home, *quicker, "--teacher", "painter", "--out", str(tmp_path / "none"), "--steps", "2")
+    assert code == 2 and "leave --teacher out" in err
     written = models.files.read_header(found["model"])[1]["card"]["command"]
     assert "--precision float32" in written and written.endswith(f"--from {second}")
+    again = ["train", "few-steps", *common, "--from", found["model"], "--teacher", str(second), "--steps", "2"]
+    code, found, _ = run(capsys, home, *again, "--out", str(tmp_path / "again"))
+    assert code == 0
+    assert f"--teacher {second}" in models.files.read_header(found["model"])[1]["card"]["command"]
     words = ["generate", "red disc", "--model", found["model"], "--size", "64x64", "--out", str(tmp_path / "quick")]
     code, found, _ = run(capsys, home, *words)
     assert code == 0

@@ -193,6 +193,31 @@ def test_what_was_learned_is_gone_on_from_at_a_rank_that_may_grow(rank, tmp_path
     assert not torch.equal(trainer.model.weights()["out.2.weight"], after["out.2.weight"])
 
 
+def test_what_was_learned_is_gone_on_from_with_a_teacher_that_was_trained_on():
+    begun = tiny.few_step_trainer()
+    begun.step(0, 1.0)
+    walker = tiny.diffusion_trainer(start=tiny.latent_diffusion())
+    walker.step(0, 1.0)
+    teacher = walker.model.eval()
+    teacher.name, teacher.sha256 = "walker", f"{3:064x}"
+    trainer = few_steps.FewStepTrainer(tiny.FEW_STEP_RECIPE, tiny.examples(), teacher, start=begun.model)
+    added = {name: weight - begun.base.unet.state_dict()[name] for name, weight in begun.model.weights().items()
+             if name in begun.base.unet.state_dict()}  # fmt: skip
+    for name, weight in teacher.unet.state_dict().items():
+        torch.testing.assert_close(trainer.model.weights()[name], weight + added[name], msg=name)
+    assert trainer.model.base.sha256 == teacher.sha256 != begun.base.sha256
+
+
+def test_a_teacher_of_another_shape_is_refused():
+    begun = tiny.few_step_trainer().model
+    begun.name = "quick"
+    unet = dataclasses.replace(tiny.UNET, num_res_blocks=2)
+    other = tiny.diffusion_trainer(dataclasses.replace(tiny.RECIPE, unet=unet)).model
+    other.name, other.sha256 = "other", f"{4:064x}"
+    with pytest.raises(BadRequest, match="another shape than that of “other”"):
+        few_steps.FewStepTrainer(tiny.FEW_STEP_RECIPE, tiny.examples(), other, start=begun)
+
+
 @pytest.mark.parametrize("change, sentence", [
     ({"rank": 5}, "“quick” has rank 5, the recipe rank 2"),
     ({"steps": 8}, "has steps 8"),
