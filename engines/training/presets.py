@@ -70,8 +70,6 @@ ICONS_DRAWN = DiffusionRecipe(
 DIFFUSION = {
     "icons": ICONS_DRAWN,
     "icons-longer": replace(ICONS_DRAWN, rate=4e-4),  # of a model that has learned most of it
-    # of one that knows the pictures by heart: dropout and other backgrounds, so that it learns what they share
-    "icons-wider": replace(ICONS_DRAWN, unet=replace(ICONS_DRAWN.unet, dropout=0.1), variants=3, seed=1),
 }
 
 SHARPER = FewStepRecipe(few_steps=FewStepConfig(rank=12), batch=16, rate=5e-4, adversarial_weight=1.0)
