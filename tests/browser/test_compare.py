@@ -75,7 +75,7 @@ def test_one_model_over_axes_and_looking_closer(artist):
     expect(cells(artist)).to_have_count(6)
     expect(artist.find("#compare-grid th[scope=row]")).to_have_text(["a cat", "a dog"])
     cells(artist).nth(5).click()
-    expect(artist.find("#compare-view figcaption").nth(1)).to_have_text("B · seed 3, a dog")
+    expect(artist.find("#compare-view figcaption").nth(1)).to_have_text("B · Seed 3, a dog")
     for name in ("side", "flicker", "difference", "hover", "slider"):
         artist.find(f"#compare-mode input[value={name}]").check()
         expect(artist.find(f"#compare-view [data-mode={name}]")).to_be_visible()
