@@ -65,9 +65,9 @@ class FewStepTrainer(CaptionedTrainer):
     """What a `LatentDiffusion`, `base`, does step by step with guidance is learned as one jump a stretch.
 
     `start` is a `FewSteps` to go on from, of the same base or of one that `base` was trained on from; its rank may
-    grow. With an `adversarial_weight`, where jumps
-    land has to look like a picture to a discriminator, too. With a `reward_weight`, the picture that they jump towards
-    has to look like its caption to `reader`, a CLIP of the same latents.
+    grow. With an `adversarial_weight`, where jumps land has to look like a picture to a discriminator, too. With a
+    `reward_weight`, the picture that they jump towards has to look like its caption to `reader`, a CLIP of the same
+    latents.
     """
 
     weight_decay = 0.0
