@@ -325,7 +325,7 @@ def suited(family, given, size=0):
 
 def refitted(family, given, size=0):
     """The same, where what suits other families or is the default gives way, too; what an artist has set stays."""
-    tables = [{name: getattr(FromWords, name) for name in SETTINGS}, *SUITED.values()]
+    tables = [suited("", dict.fromkeys(SETTINGS)), *SUITED.values()]  # of no family: the default
     unset = [name for name in SETTINGS if name in given and given[name] in {table[name] for table in tables}]
     return suited(family, given | dict.fromkeys(unset), size)
 

@@ -47,7 +47,7 @@ def autocast(device, precision="auto"):
 def attention(device):
     """The context of attention in a training: on a processor plain products.
 
-    The way back through its fused kernel takes several times as long.
+    The way back through its fused kernel takes longer.
     """
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()
 

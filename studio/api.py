@@ -34,34 +34,34 @@ def publish(studio):
         notes = [images.LOSSES[key] for source in sources for key in images.losses(source)]
         return {"job": job, "seconds": state.seconds, "pictures": pictures, "notes": notes}
 
+    def worded(task, given):
+        # words filled from their lists, and what is left open as it suits the model
+        row = find(given["model"], task, studio.home, paths=False)
+        given["prompt"] = wildcards.fill(given["prompt"], studio.home)
+        return requests.suited(row.family, given, row.size)
+
     def generate(**given):
-        row = find(given["model"], "generate", studio.home, paths=False)
-        given = requests.suited(row.family, given, row.size)
         if given["image"]:
             given["image"] = images.source_bytes(sent(given["image"]), SIDE)
-        given["prompt"] = wildcards.fill(given["prompt"], studio.home)
-        return finished(requests.GenerateRequest(**given))
+        return finished(requests.GenerateRequest(**worded("generate", given)))
 
     def inpaint(**given):
         sources = {name: sent(given[name]) for name in ("image", "mask") if given[name]}
         for name in ("image", "mask"):
             given[name] = images.full_bytes(sources[name]) if name in sources else b""
-        given["prompt"] = wildcards.fill(given["prompt"], studio.home)
-        given = requests.suited(find(given["model"], "inpaint", studio.home, paths=False).family, given)
-        return finished(requests.InpaintRequest(**given), sources.values())
+        return finished(requests.InpaintRequest(**worded("inpaint", given)), sources.values())
 
     def reconstruct(**given):
         given["image"] = images.source_bytes(sent(given["image"]), given["max_side"])
         return finished(requests.ReconstructRequest(**given))
 
-    def on_whole_picture(kind):
+    def on_whole_picture(name):
         def act(**given):
             source = sent(given["image"])
             given["image"] = images.full_bytes(source)
             if "prompt" in given:
-                given["prompt"] = wildcards.fill(given["prompt"], studio.home)
-                given = requests.suited(find(given["model"], "refine", studio.home, paths=False).family, given)
-            return finished(kind(**given), [source])
+                given = worded(name, given)
+            return finished(requests.TASKS[name](**given), [source])
 
         return act
 
@@ -76,7 +76,7 @@ def publish(studio):
     endpoint("inpaint", requests.InpaintRequest, inpaint, left_open=requests.SETTINGS)
     for name in ("upscale", "refine", "adjust"):
         left_open = requests.SETTINGS if name == "refine" else ()
-        endpoint(name, requests.TASKS[name], on_whole_picture(requests.TASKS[name]), left_open=left_open)
+        endpoint(name, requests.TASKS[name], on_whole_picture(name), left_open=left_open)
     endpoint("reconstruct", requests.ReconstructRequest, reconstruct, leave_out=("tokens",))
     gr.api(guard(models), api_name="models")
 

@@ -10,16 +10,7 @@ import gradio as gr
 from engines.additions import reading
 from engines.catalog import catalog, find, tokenizer
 from engines.errors import BadCheckpoint, BadRequest
-from engines.requests import (
-    SUGGESTED,
-    SUITED,
-    Drawn,
-    GenerateRequest,
-    RefineRequest,
-    choose,
-    refitted,
-    suited,
-)
+from engines.requests import SUGGESTED, SUITED, Drawn, GenerateRequest, RefineRequest, choose, refitted, suited
 from engines.text.prompt import readings
 from studio import gallery, images, wildcards
 from studio.jobs import FINAL

@@ -121,6 +121,7 @@ def test_attention_of_a_training_on_a_processor_is_plain_products_and_the_same()
         torch.testing.assert_close(F.scaled_dot_product_attention(q, k, v), wanted)
     assert torch.backends.cuda.flash_sdp_enabled()
 
+
 def test_devices():
     assert choose_device("cpu") == torch.device("cpu")
     for name in ("tpu", "cuda:99", "cpu:1", ""):
