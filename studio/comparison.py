@@ -157,13 +157,14 @@ def facts(result):
 # ---------------------------------------------------------------- what is kept of them
 
 
-def sheet(request, pictures):
+def sheet(request, pictures, name_of=str):
     """A comparison as one labelled picture; `pictures` are PIL pictures by place, and what is missing stays empty.
 
-    Larger ones are reduced: a sheet is to be looked at, and the folder has them whole.
+    Fields are called as `name_of` calls them. Larger pictures are reduced: a sheet is to be looked at, and the folder
+    has them whole.
     """
     pictures = {place: _reduced(picture) for place, picture in pictures.items()}
-    across, down, pages = labels(request)
+    across, down, pages = labels(request, name_of)
     width = max(picture.width for picture in pictures.values()) + GAP
     height = max(picture.height for picture in pictures.values()) + GAP
     font = _font()

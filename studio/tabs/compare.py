@@ -244,14 +244,15 @@ def wire(studio, parts, parts_of, tabs, demo):
     def apart(compared, found):
         return comparison.apart(compared, {place: entry.path for place, entry in found.items()}, distances)
 
-    def export(job, ballots):
+    def export(job, ballots, request: gr.Request):
         state = remembered(studio, job)
         if state is None or state.state not in FINAL or not state.entries or ballots:
             return gr.skip(), gr.skip(), gr.skip()
         compared, stream = studio.jobs.request(job), io.BytesIO()
         found = comparison.by_place(compared, state.entries)
         comparison.write_folder(compared, state.entries, apart(compared, found), stream)
-        sheet = comparison.sheet(compared, {place: images.read_picture(entry.path) for place, entry in found.items()})
+        pictures = {place: images.read_picture(entry.path) for place, entry in found.items()}
+        sheet = comparison.sheet(compared, pictures, functools.partial(say, request))
         return (
             gr.Row(visible=True),
             gr.DownloadButton(value=temporary(comparison.SHEET, images.png_bytes(sheet))),

@@ -8,11 +8,10 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from engines import requests
-from engines.catalog import catalog
+from engines.catalog import catalog, find
 from engines.checkpoints import tokens as token_files
 from engines.errors import BadRequest
-from engines.requests import CodebookRequest, ReconstructRequest, ResampleRequest
+from engines.requests import CodebookRequest, ReconstructRequest, ResampleRequest, suited
 from engines.vqgan import editing
 from studio import images
 from studio.jobs import FINAL
@@ -286,13 +285,12 @@ def wire(studio, parts, job, save, run_job):
             raise BadRequest(say(request, "workshop.redrawing"))
         if edit.marked is None:
             raise BadRequest(say(request, "workshop.no_marks"))
-        words = {"cfg_scale": 1.0} if requests.wordless(prompt, style) else {}
+        family = find(generator, "resample", studio.home, paths=False).family
+        words = suited(family, {"prompt": prompt, "style": style, "cfg_scale": None})
         mask = images.png_bytes(Image.fromarray(np.uint8(255) * edit.marked))
         job = studio.jobs.submit(
             ResampleRequest(
                 model=generator,
-                prompt=prompt,
-                style=style,
                 tokens=edit.file(),
                 mask=mask,
                 seed=secrets.randbelow(2**32),

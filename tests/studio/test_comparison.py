@@ -189,6 +189,8 @@ def test_a_sheet_shows_each_picture_at_its_place():
     for (column, row, _), colour in colours.items():
         at = left + column * (40 + comparison.GAP) + 20, comparison.LINE + row * (30 + comparison.GAP) + 15
         assert made.getpixel(at) == colour
+    longer = comparison.sheet(request, {(0, 0, 0): Image.new("RGB", (40, 30))}, {"seed": "number of chance"}.get)
+    assert longer.width > made.width
     assert down == ["seed 1", "seed 2", "seed 3"] and left > 0
     assert comparison.labels(request, {"seed": "种子"}.get)[:2] == (["a", "b"], ["种子 1", "种子 2", "种子 3"])
 
