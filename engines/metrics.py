@@ -61,7 +61,7 @@ class RandomPerceptual(nn.Module):
     def forward(self, x, y, where=None):
         distance = 0.0
         for a, b in zip(self.features(x), self.features(y), strict=True):
-            each = (F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(1, keepdim=True)
+            each = (F.normalize(a.float(), dim=1) - F.normalize(b.float(), dim=1)).square().sum(1, keepdim=True)
             if where is not None:
                 # as much of a place as is in the mask
                 share = F.adaptive_avg_pool2d(where.to(each), each.shape[-2:])

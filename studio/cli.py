@@ -171,6 +171,7 @@ def _parser():
     train.add_argument("--text", default="", help="whose text encoder is taken over, or the CLIP that few steps please")
     train.add_argument("--from", dest="start", default="", help="the model to go on from")
     train.add_argument("--teacher", default="", help="for few steps gone on from: their teacher, trained on since")
+    train.add_argument("--drawer", default="", help="the model whose drawing a VQGAN's second head learns to decode")
     train.add_argument("--precision", default="", help="bfloat16 where a processor computes it itself, or float32")
     train.add_argument("--lpips", default="", help="LPIPS weights (safetensors) for a VQGAN's perceptual loss")
     train.add_argument("--licence", default="", help="the licence of the weights, for the card")
@@ -482,6 +483,7 @@ def _train(arguments):
             text=arguments.text,
             start=arguments.start,
             teacher=arguments.teacher,
+            drawer=arguments.drawer,
             lpips=arguments.lpips,
             precision=arguments.precision or "auto",
             licence=arguments.licence,
@@ -523,7 +525,7 @@ def _signals_set():
 def _spelled(arguments):
     # the run as a stranger would repeat it: folders by their names alone
     words = ["--data", arguments.data.name, "--out", arguments.out.name, "--preset", arguments.preset]
-    for name in ("steps", "minutes", "first_stage", "text", "teacher", "lpips", "precision"):
+    for name in ("steps", "minutes", "first_stage", "text", "teacher", "drawer", "lpips", "precision"):
         if getattr(arguments, name):
             words += ["--" + name.replace("_", "-"), str(getattr(arguments, name))]
     return words + (["--from", arguments.start] if arguments.start else [])

@@ -17,13 +17,13 @@ class Adversary:
     def fooled(self, fake):
         """The loss of who made `fake`, which is told from what is real; the discriminator learns nothing by it."""
         self.discriminator.requires_grad_(False)
-        loss = self.generator_loss(self.discriminator(fake))
+        loss = self.generator_loss(self.discriminator(fake).float())
         self.discriminator.requires_grad_(True)
         return loss
 
     def learn(self, real, fake, rate_share):
         """A step of the discriminator at that share of its peak learning rate; returns its loss."""
-        loss = self.discriminator_loss(self.discriminator(real), self.discriminator(fake.detach()))
+        loss = self.discriminator_loss(*(self.discriminator(seen).float() for seen in (real, fake.detach())))
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * rate_share
         self.optimizer.zero_grad(set_to_none=True)

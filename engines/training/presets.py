@@ -28,19 +28,23 @@ ICONS = VQGANRecipe(
     photo_share=0.2,
 )
 
+LARGER = replace(
+    ICONS,
+    autoencoder=replace(ICONS_F8, larger=2),
+    learns="larger",
+    inexact=0.2,
+    size=256,
+    crop=128,
+    adversarial_start=2000,
+    photo_share=0.3,
+)
+
 VQGAN = {
     "icons": ICONS,
     "icons-decoder": replace(ICONS, learns="decoder", rate=4e-4, adversarial_start=1000, photo_share=0.4),
-    "icons-larger": replace(
-        ICONS,
-        autoencoder=replace(ICONS_F8, larger=2),
-        learns="larger",
-        inexact=0.2,
-        size=256,
-        crop=128,
-        adversarial_start=2000,
-        photo_share=0.3,
-    ),
+    "icons-larger": LARGER,
+    # of such a head: whole pictures to their corners, and those as a model draws them
+    "icons-redrawn": replace(LARGER, crop=256, batch=4, rate=3e-4, redrawn=0.5, adversarial_start=300, seed=1),
     "digits": VQGANRecipe(
         DIGITS_F4,
         CodebookConfig(128, l2_normalised=True, ema_decay=0.99),
@@ -74,16 +78,23 @@ DIFFUSION = {
 
 SHARPER = FewStepRecipe(few_steps=FewStepConfig(rank=12), batch=16, rate=5e-4, adversarial_weight=1.0)
 
+TRUER = replace(SHARPER, reward_weight=2.0, scale_power=2.0)
+
 FEW_STEPS = {
     "icons": FewStepRecipe(few_steps=FewStepConfig()),
     "icons-longer": FewStepRecipe(few_steps=FewStepConfig(rank=12), rate=5e-4),  # of a model that has learned most
     # with a discriminator: what the jumps make smooth becomes as crisp as pictures are
     "icons-sharper": SHARPER,
     # with a CLIP, too, and mostly at the guidance that suits the teacher: they show what was asked for
-    "icons-truer": replace(SHARPER, reward_weight=2.0, scale_power=2.0),
+    "icons-truer": TRUER,
+    # and in the style that was asked for
+    "icons-styled": replace(TRUER, styles=True, seed=1),
 }
 
-UPSCALER = {"icons": UpscalerRecipe()}
+UPSCALER = {
+    "icons": UpscalerRecipe(),
+    "icons-longer": UpscalerRecipe(rate=4e-4, seed=1),  # of a model that has learned most of it
+}
 
 TEXT = {"icons": CLIPRecipe()}
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from engines import catalog
 from engines.checkpoints import models
+from engines.diffusion.few_steps import FewSteps
 from engines.diffusion.latent import LatentDiffusion
 from engines.engine import Engine
 from engines.errors import BadRequest, unknown
@@ -27,7 +28,7 @@ PRESETS = {
     "upscaler": presets.UPSCALER,
 }
 TAKES = {
-    "vqgan": ("lpips", "start"),
+    "vqgan": ("lpips", "start", "drawer"),
     "text": ("first_stage",),
     "tokens": ("first_stage", "text", "start"),
     "diffusion": ("first_stage", "text", "start"),
@@ -41,14 +42,15 @@ READERS = ("clip", *(family for _, family in DRAWERS.values()))  # families with
 
 def train(
     kind, folder, out, *, preset="icons", steps=None, minutes=None, resume=False, first_stage="", text="",
-    start="", teacher="", lpips="", licence="", command="", home=None, device="auto", precision="auto", report=None,
+    start="", teacher="", drawer="", lpips="", licence="", command="", home=None, device="auto", precision="auto",
+    report=None,
 ):  # fmt: skip
     """Train a model of `kind`, a key of PRESETS, on the pictures in `folder`; returns the steps done.
 
     `first_stage` names the VQGAN whose latents or tokens the others learn, `text` the model whose text
     encoder a model that draws begins with, a CLIP or another that draws, or the CLIP that few steps have to
     please, `start` the model to go on from, `teacher` the model to distil where that which `start` was distilled from
-    was trained on since.
+    was trained on since, `drawer` the model of few steps that redraws what a VQGAN's decoder is to learn.
     `lpips` is the path of LPIPS weights for a VQGAN's perceptual loss. `precision` is that of `runtime.autocast`.
     `licence` and `command` go into the card. The rest is that of `loop.train`.
     """
@@ -56,7 +58,8 @@ def train(
         raise unknown("training", kind, PRESETS)
     if preset not in PRESETS[kind]:
         raise unknown("preset", preset, PRESETS[kind])
-    given = {"first_stage": first_stage, "text": text, "start": start, "teacher": teacher, "lpips": lpips}
+    given = {"first_stage": first_stage, "text": text, "start": start, "teacher": teacher}
+    given |= {"drawer": drawer, "lpips": lpips}
     for name in (name for name, value in given.items() if value and name not in TAKES[kind]):
         raise BadRequest(f"“train {kind}” has no use for --{SPELLED.get(name, name)}; leave it out.")
     if precision not in PRECISIONS:
@@ -78,7 +81,8 @@ def train(
     }
     if kind == "vqgan":
         begun = _load(engine, start, "reconstruct", ("vqgan",)) if start else None
-        trainer = VQGANTrainer(dataclasses.replace(recipe, lpips=lpips), examples, device, card, begun)
+        redraws = _load(engine, drawer, "generate", (FewSteps.family,)) if drawer else None
+        trainer = VQGANTrainer(dataclasses.replace(recipe, lpips=lpips), examples, device, card, begun, redraws)
     elif kind == "upscaler":
         begun = _load(engine, start, "upscale") if start else None
         trainer = UpscalerTrainer(recipe, examples, device, card, begun)

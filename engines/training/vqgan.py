@@ -14,7 +14,9 @@ from engines.runtime import autocast
 from engines.training import data, losses
 from engines.training.adversary import Adversary
 from engines.training.augment import diff_augment
+from engines.training.captioned import Variant
 from engines.training.loop import MovingAverage, fingerprint, load_optimizer_state, optimizer_state
+from engines.training.redrawing import Redrawing
 from engines.vqgan.autoencoder import VQGAN, AutoencoderConfig, CodebookConfig
 from engines.vqgan.discriminator import PatchDiscriminator
 from engines.vqgan.quantizer import usage
@@ -46,6 +48,9 @@ class VQGANRecipe:
     adversarial_weight: float = 0.1
     adversarial_start: int = 2000  # steps before the discriminator joins
     inexact: float = 0.0  # most noise on the latents of a picture: what a model draws is never quite right
+    redrawn: float = 0.0  # share of the batches whose latents a model redraws, that they be as it makes them
+    guidance: float = 2.5  # which that model is told
+    farthest: float = 0.5  # of the path to noise, from where it leads back
     diversity_weight: float = 0.0  # of the mode-seeking term; for decoders that vary with their noise
     learns: str = "all"  # one of LEARNS; unless all does, the codes stay, and with them the models that draw in them
     photo_share: float = 0.3  # of a batch, where the folder has both icons and photographs
@@ -62,14 +67,22 @@ class VQGANRecipe:
 class VQGANTrainer:
     """Learns the pictures that are not held out, from a new VQGAN or from `start`.
 
-    Raises `BadRequest` if all of them are held out, and for a recipe of a part alone without codes to decode.
+    `drawer`, a model of few steps on the codes of `start`, redraws what a decoder is to learn where the recipe says so.
+    Raises `BadRequest` if all of the pictures are held out, for a recipe of a part alone without codes to decode, and
+    for one with a use for a drawer without such, or the other way round.
     """
 
     precision = "auto"  # one of runtime.PRECISIONS
 
-    def __init__(self, recipe, examples, device="cpu", card=None, start=None):
+    def __init__(self, recipe, examples, device="cpu", card=None, start=None, drawer=None):
         if recipe.learns != "all" and start is None:
             raise BadRequest("A decoder alone learns the codes of a trained VQGAN: name that one with --from.")
+        if bool(recipe.redrawn) != bool(drawer):
+            raise BadRequest(
+                "This preset has no use for --drawer; leave it out."
+                if drawer
+                else "This preset learns from what a model draws: name one of few steps with --drawer."
+            )
         torch.manual_seed(recipe.seed)
         self.recipe, self.device, self.card = recipe, torch.device(device), card or {}
         self.batch = recipe.batch
@@ -80,6 +93,9 @@ class VQGANTrainer:
         self.model = self._model(start).to(self.device)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name.startswith(LEARNS[recipe.learns]))
+        self.redrawing = drawer and Redrawing(
+            drawer.to(self.device), self.model, recipe.guidance, recipe.farthest
+        )
         if self.model.codebook_config.ema_decay:  # which follows what it quantizes
             self.model.quantize.requires_grad_(False)
         discriminator = PatchDiscriminator(
@@ -103,13 +119,15 @@ class VQGANTrainer:
         model.load_state_dict(state | {name: value for name, value in start.state_dict().items() if name in state})
         return model
 
-    def _reconstructed(self, x):
-        """What the part that learns makes of pictures, and the bottleneck."""
+    def _reconstructed(self, x, captions=()):
+        """What the part that learns makes of pictures, whose latents are redrawn by `captions`, and the bottleneck."""
         larger = self.recipe.learns == "larger"
         with autocast(self.device, self.precision):
             latents = self.model.encode(F.avg_pool2d(x, 2) if larger else x)
         latents = latents.float()
-        if self.recipe.inexact and self.model.training:
+        if captions:
+            latents = self.redrawing(latents, captions)
+        elif self.recipe.inexact and self.model.training:
             most = self.recipe.inexact * torch.rand(len(x), 1, 1, 1)
             latents = latents + (most * torch.randn(latents.shape)).to(latents)
         quantized = self.model.quantize(latents)
@@ -118,17 +136,25 @@ class VQGANTrainer:
         return y.float(), quantized
 
     def pictures(self, index):
-        """The batch of one step, drawn from the step's number alone: `(B, 3, crop, crop)`."""
+        """The batch of one step, drawn from the step's number alone.
+
+        `(B, 3, crop, crop)`, and their captions where they are to be redrawn, else none.
+        """
         rng = np.random.default_rng([self.recipe.seed, index])
-        rows = []
+        redrawn = rng.random() < self.recipe.redrawn
+        photo_share = 0 if redrawn else self.recipe.photo_share  # what few words tell of would become something else
+        rows, captions = [], []
         for _ in range(self.recipe.batch):
-            from_photos = self.photos and (not self.icons or rng.random() < self.recipe.photo_share)
+            from_photos = self.photos and (not self.icons or rng.random() < photo_share)
             source = self.photos if from_photos else self.icons
-            pixels = source[rng.integers(len(source))].pixels
-            pixels = data.crop(pixels, self.recipe.crop, rng)
-            pixels = data.on_background(pixels, data.random_background(rng)[1])
+            example = source[rng.integers(len(source))]
+            pixels = data.crop(example.pixels, self.recipe.crop, rng)
+            background, colour = data.random_background(rng)
+            pixels = data.on_background(pixels, colour)
             rows.append(pixels[:, ::-1] if rng.random() < 0.5 else pixels)
-        return tensors.from_bytes(torch.from_numpy(np.stack(rows))).to(self.device)
+            captions.append(Variant(example, pixels, "" if from_photos else background, not from_photos).caption())
+        x = tensors.from_bytes(torch.from_numpy(np.stack(rows))).to(self.device)
+        return x, captions if redrawn else ()
 
     def step(self, index, rate_share):
         recipe = self.recipe
@@ -137,16 +163,18 @@ class VQGANTrainer:
         self.model.train()
         for part in (self.model.encoder, self.model.quantize):  # an EMA codebook learns in training mode
             part.train(recipe.learns == "all")
-        x = self.pictures(index)
-        y, quantized = self._reconstructed(x)
+        x, captions = self.pictures(index)
+        y, quantized = self._reconstructed(x, captions)
         pixel = F.l1_loss(y, x)
-        perceptual = self.perceptual(x, y)
+        with autocast(self.device, self.precision):
+            perceptual = self.perceptual(x, y)
         reconstruction = pixel + recipe.perceptual_weight * perceptual
         loss = reconstruction + quantized.loss
         row = {"l1": pixel.item(), "perceptual": perceptual.item(), "commitment": quantized.loss.item()}
         playing = index >= recipe.adversarial_start
         if playing:
-            fooling = self.adversary.fooled(diff_augment(y))
+            with autocast(self.device, self.precision):
+                fooling = self.adversary.fooled(diff_augment(y))
             decoder = self.model.decoder
             head = decoder.larger if recipe.learns == "larger" else decoder
             weight = losses.adaptive_weight(reconstruction, fooling, head.conv_out.weight)
@@ -160,7 +188,8 @@ class VQGANTrainer:
         self.optimizer.step()
         self.average.update(index)
         if playing:
-            row["discriminator"] = self.adversary.learn(diff_augment(x), diff_augment(y), rate_share)
+            with autocast(self.device, self.precision):
+                row["discriminator"] = self.adversary.learn(diff_augment(x), diff_augment(y), rate_share)
         used, perplexity = usage(quantized.indices, self.model.codebook_config.n_embed)
         return row | {"codes in the batch": used, "perplexity": perplexity}
 

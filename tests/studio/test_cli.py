@@ -446,6 +446,9 @@ def test_train_resume_and_use_what_was_trained(capsys, home, folder, tmp_path, t
     code, found, _ = run(capsys, home, *again, "--out", str(tmp_path / "again"))
     assert code == 0
     assert f"--teacher {second}" in models.files.read_header(found["model"])[1]["card"]["command"]
+    decoder = ["train", "vqgan", *common, "--from", str(second), "--out", str(tmp_path / "none"), "--steps", "1"]
+    code, _, err = run(capsys, home, *decoder, "--drawer", str(second))
+    assert code == 2 and "here it must be a" in err
     words = ["generate", "red disc", "--model", found["model"], "--size", "64x64", "--out", str(tmp_path / "quick")]
     code, found, _ = run(capsys, home, *words)
     assert code == 0

@@ -82,7 +82,7 @@ def read_log(folder):
 ], ids=["ema codebook", "codebook by gradient"])
 def test_a_few_dozen_steps_lower_the_loss(codebook):
     trainer = build(replace(RECIPE, codebook=codebook, adversarial_start=1000))
-    x = torch.cat([trainer.pictures(1000 + i) for i in range(4)])  # one sheet to measure on, before and after
+    x = torch.cat([trainer.pictures(1000 + i)[0] for i in range(4)])  # one sheet to measure on, before and after
 
     @torch.no_grad()
     def reconstruction():
@@ -162,7 +162,7 @@ def test_a_killed_run_resumes_from_its_last_checkpoint(whole, tmp_path):
 def test_another_seed_is_another_run(whole):
     recipe, expected, _ = whole
     other = build(replace(recipe, seed=1))
-    assert not torch.equal(other.pictures(0), expected.pictures(0))
+    assert not torch.equal(other.pictures(0)[0], expected.pictures(0)[0])
     assert not torch.equal(other.model.encoder.conv_in.weight, build(recipe).model.encoder.conv_in.weight)
 
 
@@ -289,7 +289,7 @@ def test_a_decoder_alone_learns_the_codes_of_a_vqgan():
     learned = {name for name, value in trainer.model.state_dict().items() if not torch.equal(value, before[name])}
     assert learned and all(name.startswith(("decoder.", "post_quant_conv.")) for name in learned)
     assert {name.partition(".")[0] for name in learned} == {"decoder", "post_quant_conv"}
-    x = trainer.pictures(9)
+    x, _ = trainer.pictures(9)
     assert torch.equal(trainer.model(x)[1].indices, build().model.eval()(x)[1].indices)
 
 
@@ -321,7 +321,7 @@ def test_a_second_head_does_not_outlive_the_decoder_that_it_reads(part):
 def test_a_head_for_larger_pictures_sees_them_at_half_their_sides():
     trainer = build(LARGER, start=build().model)
     trainer.model.eval()
-    x = trainer.pictures(0)
+    x, _ = trainer.pictures(0)
     y, quantized = trainer._reconstructed(x)
     assert y.shape == x.shape == (4, 3, 16, 16)
     assert torch.equal(quantized.indices, trainer.model(F.avg_pool2d(x, 2))[1].indices)
@@ -329,7 +329,7 @@ def test_a_head_for_larger_pictures_sees_them_at_half_their_sides():
 
 def test_a_head_for_larger_pictures_learns_from_inexact_latents():
     exact, inexact = (build(replace(LARGER, inexact=most), start=build().model) for most in (0.0, 5.0))
-    x = exact.pictures(0)
+    x, _ = exact.pictures(0)
     for trainer in (exact, inexact):
         trainer.model.train()
         trainer.model.quantize.eval()
@@ -360,9 +360,9 @@ def test_a_batch_depends_on_its_number_alone():
     other.pictures(0)
     torch.manual_seed(99)
     np.random.seed(99)
-    assert torch.equal(trainer.pictures(3), other.pictures(3))
-    assert not torch.equal(trainer.pictures(3), trainer.pictures(4))
-    x = trainer.pictures(3)
+    assert torch.equal(trainer.pictures(3)[0], other.pictures(3)[0])
+    assert not torch.equal(trainer.pictures(3)[0], trainer.pictures(4)[0])
+    x, _ = trainer.pictures(3)
     assert x.shape == (4, 3, 16, 16) and x.dtype == torch.float32
     assert x.min() >= -1 and x.max() <= 1 and x.std() > 0.1
 
@@ -374,7 +374,7 @@ def test_training_never_sees_what_is_held_out():
     hidden = [replace(example, pixels=magenta) for example in examples() if example.held_out]
     trainer = VQGANTrainer(RECIPE, kept + hidden)
     for index in range(10):
-        x = trainer.pictures(index)
+        x, _ = trainer.pictures(index)
         of_magenta = (x[:, 0] == 1) & (x[:, 1] == -1) & (x[:, 2] == 1)
         assert not of_magenta.any()
     assert all((example.pixels == magenta).all() for example in trainer.shown) and trainer.shown
@@ -386,7 +386,7 @@ def test_photographs_have_their_share(share):
     clear = np.zeros((16, 16, 4), np.uint8)
     rows = [replace(e, pixels=clear) if e.pixels.shape[2] == 4 else e for e in examples()]
     trainer = VQGANTrainer(replace(RECIPE, photo_share=share, batch=50), rows)
-    drawn = torch.cat([trainer.pictures(index) for index in range(4)])
+    drawn = torch.cat([trainer.pictures(index)[0] for index in range(4)])
     found = (drawn.std((2, 3)).amax(1) > 0).double().mean().item()
     assert abs(found - share) <= 4 * (share * (1 - share) / 200) ** 0.5
 
