@@ -60,7 +60,7 @@ def measure(model, examples, out, say=print):
                     for who, values in measured.items()
                 }
         if sheet:
-            pictures.grid(sheet, len(SETTINGS) + 3).save(out / f"enlarged-{name}.webp", quality=75)
+            pictures.grid(sheet, len(SETTINGS) + 3).save(out / f"enlarged-{name}.webp", quality=75, method=6)
     return figures
 
 

@@ -93,9 +93,7 @@ class VQGANTrainer:
         self.model = self._model(start).to(self.device)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name.startswith(LEARNS[recipe.learns]))
-        self.redrawing = drawer and Redrawing(
-            drawer.to(self.device), self.model, recipe.guidance, recipe.farthest
-        )
+        self.redrawing = drawer and Redrawing(drawer.to(self.device), self.model, recipe.guidance, recipe.farthest)
         if self.model.codebook_config.ema_decay:  # which follows what it quantizes
             self.model.quantize.requires_grad_(False)
         discriminator = PatchDiscriminator(

@@ -366,6 +366,7 @@ def tiny_presets(monkeypatch):
         adversarial_start=1, discriminator_ch=8,
     )  # fmt: skip
     monkeypatch.setitem(presets.VQGAN, "tiny", vqgan)
+    monkeypatch.setitem(presets.VQGAN, "tiny-redrawn", dataclasses.replace(vqgan, learns="decoder", redrawn=1.0))
     monkeypatch.setitem(presets.TEXT, "tiny", tiny.CLIP_RECIPE)
     monkeypatch.setitem(presets.TOKENS, "tiny", tiny.TOKEN_RECIPE)
     monkeypatch.setitem(presets.DIFFUSION, "tiny", tiny.RECIPE)
@@ -446,9 +447,15 @@ def test_train_resume_and_use_what_was_trained(capsys, home, folder, tmp_path, t
     code, found, _ = run(capsys, home, *again, "--out", str(tmp_path / "again"))
     assert code == 0
     assert f"--teacher {second}" in models.files.read_header(found["model"])[1]["card"]["command"]
-    decoder = ["train", "vqgan", *common, "--from", str(second), "--out", str(tmp_path / "none"), "--steps", "1"]
+    decoder = ["train", "vqgan", *common, "--from", stage[1], "--out", str(tmp_path / "decoder"), "--steps", "1"]
     code, _, err = run(capsys, home, *decoder, "--drawer", str(second))
-    assert code == 2 and "here it must be a" in err
+    assert code == 2 and "must be a few-step-diffusion model" in err
+    decoder[decoder.index("tiny")] = "tiny-redrawn"
+    code, _, err = run(capsys, home, *decoder)
+    assert code == 2 and "with --drawer" in err
+    code, redrawn, _ = run(capsys, home, *decoder, "--drawer", found["model"])
+    assert code == 0 and redrawn["steps"] == 1
+    assert f"--drawer {found['model']}" in models.files.read_header(redrawn["model"])[1]["card"]["command"]
     words = ["generate", "red disc", "--model", found["model"], "--size", "64x64", "--out", str(tmp_path / "quick")]
     code, found, _ = run(capsys, home, *words)
     assert code == 0
