@@ -48,17 +48,3 @@ def compose(text, style="", background=""):
     article = "an" if background[:1] in ("a", "e", "i", "o", "u") else "a"
     parts = [text, style, f"on {article} {background} background" if background else ""]
     return ", ".join(part for part in parts if part)
-
-
-def in_other_styles(caption, style, styles):
-    """What `compose` made with `style`, with each of the other `styles` instead; none if it tells no style."""
-    chinese = _CHINESE.search(caption)
-    names, between = (STYLES_ZH, "，") if chinese else ({}, ", ")
-    parts, own = caption.split(between), names.get(style, style)
-    if not style or own not in parts[1:]:  # the first part is what it shows
-        return []
-    place = parts.index(own, 1)
-    return [
-        between.join([*parts[:place], names.get(other, other), *parts[place + 1 :]])
-        for other in styles if other != style
-    ]  # fmt: skip

@@ -42,7 +42,6 @@ class FewStepRecipe(CaptionedRecipe):
     reward_weight: float = 0.0  # of the gradient of a CLIP that reads captions, where the distilling has 1
     reward_noise: float = 0.7  # most on what it sees, as it learned
     others: int = 256  # captions of other pictures that a caption is preferred to
-    styles: bool = False  # whether it is to itself in other styles, too
     caption_dropout: float = 0.02  # what it draws without words
     ema_decays: tuple = (0.998, 0.9995)  # two lengths, of which the better is kept
 
@@ -102,9 +101,8 @@ class FewStepTrainer(CaptionedTrainer):
         discriminator = PatchDiscriminator(channels, recipe.discriminator_ch, 1).to(self.device)
         self.adversary = Adversary(discriminator, recipe.discriminator_rate)
         self.reader = reader and Reader(
-            reader.to(self.device), self.pictures.rows, base.config, noise=recipe.reward_noise, others=recipe.others,
-            styles=recipe.styles,
-        )  # fmt: skip
+            reader.to(self.device), self.pictures.rows, base.config, noise=recipe.reward_noise, others=recipe.others
+        )
 
     def step(self, index, rate_share):
         recipe = self.recipe

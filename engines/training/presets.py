@@ -78,17 +78,13 @@ DIFFUSION = {
 
 SHARPER = FewStepRecipe(few_steps=FewStepConfig(rank=12), batch=16, rate=5e-4, adversarial_weight=1.0)
 
-TRUER = replace(SHARPER, reward_weight=2.0, scale_power=2.0)
-
 FEW_STEPS = {
     "icons": FewStepRecipe(few_steps=FewStepConfig()),
     "icons-longer": FewStepRecipe(few_steps=FewStepConfig(rank=12), rate=5e-4),  # of a model that has learned most
     # with a discriminator: what the jumps make smooth becomes as crisp as pictures are
     "icons-sharper": SHARPER,
     # with a CLIP, too, and mostly at the guidance that suits the teacher: they show what was asked for
-    "icons-truer": TRUER,
-    # and in the style that was asked for
-    "icons-styled": replace(TRUER, styles=True, seed=1),
+    "icons-truer": replace(SHARPER, reward_weight=2.0, scale_power=2.0),
 }
 
 UPSCALER = {

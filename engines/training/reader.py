@@ -7,18 +7,17 @@ picture pleases by fitting them all.
 import torch
 
 from engines.errors import BadRequest
-from engines.text.captions import in_other_styles
 
 
 class Reader:
     """A `clip` that has read the captions of `rows`, a list of `Variant`, in the `frame` of another model's latents.
 
     `frame` is a config with their `latent_mean` and `latent_std`. Pictures are seen under noise of up to the spread
-    `noise`, as the CLIP learned, and each beside the captions of so many `others`; with `styles`, beside its own in the
-    other styles of the rows, too. Raises `BadRequest` for a CLIP of latents of another shape.
+    `noise`, as the CLIP learned, and each beside the captions of so many `others`. Raises `BadRequest` for a CLIP of
+    latents of another shape.
     """
 
-    def __init__(self, clip, rows, frame, *, noise, others, styles=False):
+    def __init__(self, clip, rows, frame, *, noise, others):
         self.clip, self.rows, self.noise, self.others = clip.requires_grad_(False), rows, noise, others
         self.sha256, own = clip.sha256, clip.config
         wanted, reads = tuple(rows[0].encoded.shape), (len(own.latent_mean), own.latent_size, own.latent_size)
@@ -26,7 +25,6 @@ class Reader:
             raise BadRequest(f"The CLIP reads latents of {reads}, the model draws {wanted}: name one of its own VQGAN.")
         shift = torch.tensor(frame.latent_mean) - torch.tensor(own.latent_mean)
         self.scale, self.shift = frame.latent_std / own.latent_std, shift.view(1, -1, 1, 1) / own.latent_std
-        self.styles = sorted({row.example.style for row in rows} - {""}) if styles else []
         captions = [row.caption() for row in rows]
         with torch.no_grad():
             chunks = [clip.embed_texts(captions[first : first + 256]) for first in range(0, len(captions), 256)]
@@ -45,17 +43,6 @@ class Reader:
         seen = self.clip.embed_latents(x)
         own = self.clip.similarity(self.clip.embed_texts(captions), seen).diagonal()
         others = self.clip.similarity(self.read[drawn.to(x.device)], seen).T.masked_fill(same, -torch.inf)
-        restyled = self._restyled(rows, captions, seen)
-        errors = torch.cat([own[:, None], others, restyled], 1).logsumexp(1) - own
+        errors = torch.cat([own[:, None], others], 1).logsumexp(1) - own
         worded = torch.tensor([bool(caption) for caption in captions], device=x.device)
         return (errors * worded).sum() / worded.sum().clamp(min=1)
-
-    def _restyled(self, rows, captions, seen):
-        # how near each of the pictures is to its own caption in other styles, and minus infinity to those of others
-        told = zip(captions, (row.example.style for row in rows), strict=True)
-        texts = [in_other_styles(caption, style, self.styles) for caption, style in told]
-        if not any(texts):
-            return seen.new_empty(len(seen), 0)
-        whose = torch.tensor([index for index, own in enumerate(texts) for _ in own], device=seen.device)
-        fits = self.clip.similarity(self.clip.embed_texts(sum(texts, [])), seen).T
-        return fits.masked_fill(whose != torch.arange(len(seen), device=seen.device)[:, None], -torch.inf)

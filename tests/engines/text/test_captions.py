@@ -3,7 +3,7 @@
 import pytest
 
 from engines import requests
-from engines.text.captions import BACKGROUNDS, BACKGROUNDS_ZH, STYLES_ZH, compose, in_other_styles
+from engines.text.captions import BACKGROUNDS, BACKGROUNDS_ZH, STYLES_ZH, compose
 
 
 @pytest.mark.parametrize("parts, caption", [
@@ -43,14 +43,3 @@ def test_no_two_are_said_alike():
     assert set(STYLES_ZH) == set(requests.STYLES)
     for table in (BACKGROUNDS, BACKGROUNDS_ZH, STYLES_ZH):
         assert len(set(table.values())) == len(table)
-
-
-@pytest.mark.parametrize("text", ["a red fox", "flat", "flat, cute", "红色的狐狸", "扁平"])
-@pytest.mark.parametrize("background", ["", "orange"])
-def test_a_caption_is_told_in_other_styles(text, background):
-    caption, styles = compose(text, "flat", background), ["3d", "cartoon", "flat"]
-    others = [compose(text, style, background) for style in ("3d", "cartoon")]
-    assert in_other_styles(caption, "flat", styles) == others
-    for style in ("", "glossy"):
-        assert in_other_styles(caption, style, styles) == []
-    assert in_other_styles(compose(text, "", background), "flat", styles) == []

@@ -66,34 +66,3 @@ def test_a_reader_of_latents_of_another_shape_is_refused(pictures, clip):
     small = [dataclasses.replace(row, encoded=row.encoded[:, :4, :4]) for row in pictures.rows]
     with pytest.raises(BadRequest, match=r"reads latents of \(4, 8, 8\), the model draws \(4, 4, 4\)"):
         Reader(clip, small, clip.config, noise=0.0, others=1)
-
-
-def test_a_caption_is_preferred_to_itself_in_other_styles(pictures, clip):
-    rows, captions, x = drawn(pictures)
-    captions[:3] = ["", "red disc 0", "0号，卡通，红色背景"]  # without words, without a style, and in Chinese
-    rows = [
-        dataclasses.replace(row, example=dataclasses.replace(row.example, style=style))
-        for row, style in zip(rows, ["flat", "flat", "cartoon", *["flat"] * 13], strict=True)
-    ]
-    alike, apart = (
-        Reader(clip, rows, clip.config, noise=0.0, others=1, styles=styles).misread(
-            x, rows, captions, tensors.generator(0)
-        )
-        for styles in (False, True)
-    )
-    other, expected = rows[torch.randint(16, (1,), generator=_after_noise(x)).item()], []
-    restyled = [[], [], ["0号，扁平，红色背景"]]
-    restyled += [[caption.replace("flat", "cartoon")] for caption in captions[3:]]
-    for row, caption, more, picture in zip(rows, captions, restyled, clip.embed_latents(x), strict=True):
-        wrong = [other.caption()] * (row.text() != other.text()) + more
-        logits = clip.similarity(clip.embed_texts([caption, *wrong]), picture[None])
-        expected.append(F.cross_entropy(logits.T, torch.tensor([0])))
-    torch.testing.assert_close(apart, torch.stack(expected[1:]).mean(), rtol=1e-4, atol=1e-5)
-    assert alike < apart
-
-
-def _after_noise(x):
-    # the generator of a batch when its noise is drawn
-    generator = tensors.generator(0)
-    torch.rand((len(x), 1, 1, 1), generator=generator), torch.randn(x.shape, generator=generator)
-    return generator
