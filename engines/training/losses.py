@@ -90,6 +90,18 @@ def adaptive_weight(reconstruction_loss, generator_loss, last_layer):
     return (of_reconstruction.norm() / (of_generator.norm() + 1e-4)).clamp(0, 1e4).detach()
 
 
+def at_borders(x, more, width=8):
+    """How much each pixel of pictures `x (B, C, H, W)` counts: 1, and `1 + more` so near to an edge; `(H, W)`.
+
+    In the corners, which are near to two edges, it is the square of that.
+    """
+    sides = [x.new_ones(size) for size in x.shape[-2:]]
+    for side in sides:
+        side[:width] += more
+        side[len(side) - width :] += more
+    return sides[0][:, None] * sides[1]
+
+
 def mode_seeking(pictures, latents):
     """A diversity term (Mao et al., 2019): small when different latents give different pictures.
 

@@ -39,12 +39,16 @@ LARGER = replace(
     photo_share=0.3,
 )
 
+REDRAWN = replace(LARGER, crop=256, batch=4, rate=3e-4, redrawn=0.5, adversarial_start=300, seed=1)
+
 VQGAN = {
     "icons": ICONS,
     "icons-decoder": replace(ICONS, learns="decoder", rate=4e-4, adversarial_start=1000, photo_share=0.4),
     "icons-larger": LARGER,
     # of such a head: whole pictures to their corners, and those as a model draws them
-    "icons-redrawn": replace(LARGER, crop=256, batch=4, rate=3e-4, redrawn=0.5, adversarial_start=300, seed=1),
+    "icons-redrawn": REDRAWN,
+    # and of what that one leaves in the corners
+    "icons-bordered": replace(REDRAWN, border=8.0, rate=2e-4, adversarial_start=0, seed=2),
     "digits": VQGANRecipe(
         DIGITS_F4,
         CodebookConfig(128, l2_normalised=True, ema_decay=0.99),

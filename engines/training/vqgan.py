@@ -42,6 +42,7 @@ class VQGANRecipe:
     discriminator_rate: float = 2e-4
     discriminator_ch: int = 32
     discriminator_layers: int = 2
+    border: float = 0.0  # how much more errors count at the edges of a picture; decoders know of nothing beyond them
     perceptual_weight: float = 0.5
     lpips: str = ""  # path of LPIPS weights; without, a fixed random network compares pictures
     adversarial: str = "hinge"
@@ -163,7 +164,7 @@ class VQGANTrainer:
             part.train(recipe.learns == "all")
         x, captions = self.pictures(index)
         y, quantized = self._reconstructed(x, captions)
-        pixel = F.l1_loss(y, x)
+        pixel = ((y - x).abs() * losses.at_borders(x, recipe.border)).mean()
         with autocast(self.device, self.precision):
             perceptual = self.perceptual(x, y)
         reconstruction = pixel + recipe.perceptual_weight * perceptual

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from transformers.models.clip.modeling_clip import image_text_contrastive_loss
 
 from engines.metrics import RandomPerceptual
-from engines.training.losses import ADVERSARIAL, adaptive_weight, contrastive, mode_seeking
+from engines.training.losses import ADVERSARIAL, adaptive_weight, at_borders, contrastive, mode_seeking
 
 
 def logits(seed, scale=3.0):
@@ -176,3 +176,9 @@ def test_the_contrastive_loss_equals_that_of_transformers():
 def test_pairs_that_find_each_other_cost_nothing():
     assert contrastive(100 * torch.eye(4)).item() == pytest.approx(0, abs=1e-6)
     assert contrastive(torch.zeros(4, 4)).item() == pytest.approx(math.log(4))
+
+
+def test_pixels_at_borders_count_more():
+    found = at_borders(torch.zeros(1, 3, 5, 4), 2.0, width=1)
+    assert found.tolist() == [[9, 3, 3, 9], [3, 1, 1, 3], [3, 1, 1, 3], [3, 1, 1, 3], [9, 3, 3, 9]]
+    assert torch.equal(at_borders(torch.zeros(1, 3, 20, 20), 0.0), torch.ones(20, 20))

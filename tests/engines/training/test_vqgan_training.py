@@ -338,6 +338,12 @@ def test_a_head_for_larger_pictures_learns_from_inexact_latents():
     assert torch.equal(exact._reconstructed(x)[1].indices, inexact._reconstructed(x)[1].indices)
 
 
+def test_errors_at_borders_count_more_if_the_recipe_says_so():
+    rows = [build(replace(RECIPE, border=more)).step(0, 1.0) for more in (0.0, 3.0)]
+    assert rows[0]["perceptual"] == rows[1]["perceptual"]
+    assert rows[1]["l1"] > 3 * rows[0]["l1"]  # 16 pixels a side are all near to a border
+
+
 def test_a_loaded_vqgan_is_trained_on(tmp_path):
     build().export(tmp_path / "model.safetensors")
     start = models.load(tmp_path / "model.safetensors")
