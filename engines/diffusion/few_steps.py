@@ -8,6 +8,7 @@ from is kept as products of narrow matrices (Hu et al., 2021; Luo et al., 2023, 
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import nn
@@ -103,3 +104,10 @@ class FewStepDiffusion(LatentDiffusion):
     def __init__(self, config, first_stage, few_steps):
         super().__init__(config, first_stage)
         self.few_steps = few_steps
+
+    def led_by(self, captions, scale, height, width):
+        """The denoiser `model(x, sigma)` of whole pictures of those pixels, a caption each, with guidance `scale`."""
+        told = self.words(captions) | {"guidance": torch.full((len(captions),), scale, device=self.device)}
+        if self.inpaints:
+            told["concat"] = self.nothing_around(len(captions), height, width)
+        return partial(self.denoiser(), **told)

@@ -1,7 +1,6 @@
 """Distilling latent diffusion: a model that walked from noise to a picture learns to jump (Heek et al., 2024)."""
 
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -223,9 +222,8 @@ class FewStepTrainer(CaptionedTrainer):
         with self.average.swapped():
             model = self.model.drawing()
         x = tensors.noise(range(len(captions)), self.pictures.rows[0].encoded.shape).to(self.device)
-        told = model.words(captions) | self._around(len(captions))
-        told["guidance"] = torch.full((len(captions),), sum(self.recipe.few_steps.scales) / 2, device=self.device)
-        x = samplers.sample_euler(partial(model.denoiser(), **told), self.edges[0] * x, self.edges)
+        led = model.led_by(captions, sum(self.recipe.few_steps.scales) / 2, self.recipe.size, self.recipe.size)
+        x = samplers.sample_euler(led, self.edges[0] * x, self.edges)
         return grid(tensors.to_images(model.decode(x)), 4)
 
     def state(self):

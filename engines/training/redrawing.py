@@ -1,7 +1,5 @@
 """Latents as a model draws them: those of pictures under noise, and what the model leads them back to."""
 
-from functools import partial
-
 import torch
 
 from engines.diffusion import samplers, schedules
@@ -26,16 +24,10 @@ class Redrawing:
     @torch.no_grad()
     def __call__(self, latents, captions):
         """Latents `(B, C, h, w)` led back from a time that is drawn anew for each batch, by `captions`."""
-        drawer = self.drawer
-        count, (height, width) = len(latents), latents.shape[2:]
+        drawer, factor = self.drawer, self.drawer.first_stage.config.factor
+        mean, std = drawer.latent_mean, drawer.config.latent_std
         edges = schedules.sgm_uniform(drawer.noise, drawer.few_steps.steps).to(latents)
         begin = drawer.noise.sigma(drawer.noise.time(self.farthest * torch.rand(1))).to(latents)
-        mean, std = drawer.latent_mean, drawer.config.latent_std
-        told = drawer.words(captions)
-        told["guidance"] = torch.full((count,), self.guidance, device=latents.device)
-        if drawer.inpaints:
-            factor = drawer.first_stage.config.factor
-            told["concat"] = drawer.nothing_around(count, height * factor, width * factor)
+        led = drawer.led_by(captions, self.guidance, *(side * factor for side in latents.shape[2:]))
         x = (latents - mean) / std + begin * torch.randn(latents.shape).to(latents)
-        levels = torch.cat([begin, edges[edges < begin]])
-        return samplers.sample_euler(partial(drawer.denoiser(), **told), x, levels) * std + mean
+        return samplers.sample_euler(led, x, torch.cat([begin, edges[edges < begin]])) * std + mean
